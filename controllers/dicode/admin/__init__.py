@@ -1,0 +1,1 @@
+"""The CLI: parse, ask, print; no decisions."""

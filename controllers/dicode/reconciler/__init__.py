@@ -1,0 +1,1 @@
+"""Desired + actual → registered: admission, status, history."""

@@ -1,0 +1,1 @@
+"""Files and git → desired: DesiredTask objects and bundles."""

@@ -1,0 +1,1 @@
+"""Registered → runs: cron, webhooks."""

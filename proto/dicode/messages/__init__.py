@@ -1,0 +1,1 @@
+"""The words all roles share: frozen msgspec structs, nothing else."""

@@ -1,0 +1,1 @@
+"""All that can be said about a task without a clock or a file. Pure."""

@@ -1,0 +1,1 @@
+"""How a process of task code is started: python (warm), deno, shell; logs."""

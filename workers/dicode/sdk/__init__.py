@@ -1,0 +1,1 @@
+"""What task code imports."""

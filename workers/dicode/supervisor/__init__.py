@@ -1,0 +1,1 @@
+"""Daemons: kept running, replaced, adopted, never doubled."""

@@ -1,0 +1,1 @@
+"""Runs: claim, execute, finish."""
