@@ -48,7 +48,7 @@ class Mirror:
         self._on_change = on_change
         self._drop_hints = drop_hints
         self._tables: dict[type[Kind], dict[str, Entry]] = {kind: {} for kind in self._kinds}
-        self._rev = {kind: 0 for kind in self._kinds}  # this table is complete up to here
+        self._rev = dict.fromkeys(self._kinds, 0)  # this table is complete up to here
         self._gone: dict[type[Kind], dict[str, int]] = {kind: {} for kind in self._kinds}  # our own deletes, not heard of yet
         self._listed: set[type[Kind]] = set()
         self._epoch = ""
@@ -130,7 +130,7 @@ class Mirror:
 
     async def _list(self, kind: type[Kind]) -> None:
         self.resyncs += 1
-        self._next_resync = mono() + RESYNC * random.uniform(0.8, 1.2)  # noqa: TID251  # jitter, not a decision
+        self._next_resync = mono() + RESYNC * random.uniform(0.8, 1.2)  # jitter, not a decision
         seen: set[str] = set()
         since, after, until, full = self._rev[kind], 0, 0, False
         while True:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-
 K = TypeVar("K")
 
 BACKOFF_FIRST = 0.2  # seconds
