@@ -1,0 +1,98 @@
+"""The reconciler's shell: it looks up the facts of a key, lets `decide` decide, and writes what came of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dicode.messages.commands import Append, Delete, Put
+from dicode.messages.kinds import Daemon, DesiredTask, Event, History, Kind, Request, Route, Schedule, Source, Task
+from dicode.process.clock import wall_ms
+from dicode.process.logs import Log
+from dicode.process.mirror import Mirror, append, delete, put
+from dicode.process.queue import KeyedQueue
+from dicode.process.role import explain
+from dicode.reconciler.decide import VERBS, Decision, Facts, carry_out, decide
+from dicode.reconciler.state import Claims, wanted_path
+from dicode.spec.admit import Actual
+from dicode.spec.task import not_built
+from dicode.wire.client import Wire
+
+REQUEST = "request:"  # keys of the queue: task ids, and requests behind this prefix (no id holds a colon)
+KINDS: tuple[type[Kind], ...] = (DesiredTask, Task, Source, Schedule, Route, Daemon, History, Request)
+
+
+class Reconciler:
+    """Admits what the sources desire, and measures whether reality agrees."""
+
+    def __init__(self, wire: Wire, log: Log, *, drop_hints: bool = False) -> None:
+        self.mirror = Mirror(wire, KINDS, self._changed, drop_hints=drop_hints)
+        self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=32)
+        self._claims = Claims()
+        self._log = log
+
+    def _changed(self, kind: type[Kind], key: str, cause: str) -> None:
+        if kind is DesiredTask:
+            for id in self._claims.take(key, self.mirror.get(DesiredTask, key)):
+                self.queue.add(id)
+        elif kind is Request:
+            request = self.mirror.get(Request, key)
+            if request is not None and request.answer is None and request.verb in VERBS:
+                self.queue.add(REQUEST + key)
+        elif kind in (Task, Schedule, Route, Daemon):
+            self.queue.add(key)
+
+    def _failed(self, key: str, error: BaseException, delay: float) -> None:
+        self._log.debug(f"{key}: {explain(error)}; again in {delay:g} s")
+
+    async def _work(self, key: str) -> None:
+        if key.startswith(REQUEST):
+            await self._answer(key.removeprefix(REQUEST))
+        else:
+            await self._reconcile(key)
+
+    async def _reconcile(self, id: str) -> None:
+        decision = decide(id, self._facts(id), not_built=not_built, now=wall_ms())
+        if decision is not None:
+            await self.mirror.write(*self._operations(id, decision))
+            if decision.line:
+                self._log.say(decision.line, task=id)
+
+    def _facts(self, id: str) -> Facts:
+        claims = self._claims.of(id)
+        paths = {path for claim in claims if (path := wanted_path(claim))}
+        actual = Actual(self.mirror.get(Schedule, id), self.mirror.get(Route, id), self.mirror.get(Daemon, id))
+        rivals = [(rival, self._serves(rival.id, path)) for path in paths for rival in self._claims.rivals(path)]
+        return Facts(claims, self.mirror.get(Task, id), actual, self.mirror.get(History, id), rivals)
+
+    def _serves(self, id: str, path: str) -> bool:
+        """Is this task registered with this webhook path now?"""
+        task = self.mirror.get(Task, id)
+        return task is not None and task.spec is not None and task.spec.trigger.webhook == path
+
+    def _operations(self, id: str, decision: Decision) -> list[Put | Delete | Append]:
+        operations: list[Put | Delete | Append] = []
+        expect = self.mirror.rev(Task, id)
+        if decision.task is None:
+            operations.append(delete(Task, id, expect))
+        else:
+            operations.append(put(decision.task, id, expect, decision.task.cause))
+        if decision.history is not None:
+            operations.append(put(decision.history, id))
+        if decision.event is not None:
+            operations.append(append(decision.event))
+        return operations
+
+    async def _answer(self, token: str) -> None:
+        request = self.mirror.get(Request, token)
+        if request is None or request.answer is not None:
+            return
+        now = wall_ms()
+        before = self.mirror.get(Task, request.target)
+        after, answer = carry_out(request, before, [key for key, _ in self.mirror.all(Task)], now)
+        operations: list[Put | Delete | Append] = []
+        if after is not None and after != before:
+            event = Event(object=f"task/{after.id}", reason=request.verb.removeprefix("task.").capitalize(), message=f"asked for by {request.who}", at=now, role="reconciler")
+            operations += [put(after, after.id, self.mirror.rev(Task, after.id)), append(event)]
+        answered = msgspec.structs.replace(request, answer=answer)
+        await self.mirror.write(*operations, put(answered, token, self.mirror.rev(Request, token)))
+

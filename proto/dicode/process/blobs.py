@@ -1,0 +1,319 @@
+"""Bundles: the exact files behind a digest, as one canonical tar each, and unpacked once for running.
+
+A tar holds, in this order, `manifest` (the text whose SHA-256 is the digest, SPEC 5), `spec.json`, then each file at
+the place it has relative to the task folder. Nothing is believed that the manifest does not say: whoever reads a
+bundle checks it against its own name. No fsync: what a power cut takes is read from the sources again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from dicode.messages.task import TaskSpec
+
+MANIFEST_HEAD = "dicode-digest/1"
+ROOT = "root"  # of the files in the tar and in the tree
+
+_spec_decoder = msgspec.json.Decoder(TaskSpec)
+
+
+class MissingBundle(Exception):
+    """There is no bundle of this digest here; the source-controller makes it again from the source's next reading."""
+
+
+class BadBundle(Exception):
+    """The bundle is not what its digest says. It has been set aside and will not be found again."""
+
+
+class ManifestEntry(NamedTuple):
+    """One file of a task. `kind`: `x` executable, `-` plain, `l` a link (then hash and size are its target's)."""
+
+    kind: str
+    sha256: str
+    size: int
+    path: str
+
+
+class Manifest(NamedTuple):
+    spec_sha256: str
+    entries: tuple[ManifestEntry, ...]
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """The manifest in `text`. Raises BadBundle."""
+    try:
+        head, spec_line, *lines = text.decode().removesuffix("\n").split("\n")
+        word, spec_sha256 = spec_line.split(" ")
+        if head != MANIFEST_HEAD or word != "spec":
+            raise ValueError(head)
+        entries = []
+        for line in lines:
+            kind, digest, size, path = line.split(" ", 3)
+            if kind not in ("x", "-", "l") or path.startswith("/"):
+                raise ValueError(line)
+            entries.append(ManifestEntry(kind, digest, int(size), path))
+    except ValueError as error:
+        raise BadBundle(f"no manifest: {error}") from None
+    return Manifest(spec_sha256, tuple(entries))
+
+
+class Layout(NamedTuple):
+    """Where the files of one task stand below `root/`, so that an include's `../lib/c.py` keeps its relative place."""
+
+    folder: str  # the task folder
+
+    def place(self, path: str) -> str:
+        """The place of `path`, which is relative to the task folder."""
+        return posixpath.normpath(posixpath.join(self.folder, path))
+
+
+def layout_of(paths: Iterable[str]) -> Layout:
+    """The task folder stands as deep as the includes reach up, under names that no include uses."""
+    taken: dict[int, set[str]] = {}
+    for path in paths:
+        parts = path.split("/")
+        ups = next((depth for depth, part in enumerate(parts) if part != ".."), len(parts))
+        if ups and ups < len(parts):
+            taken.setdefault(ups, set()).add(parts[ups])
+    folder = ""
+    for level in range(max(taken, default=1), 0, -1):
+        name = "task" if level == 1 else "_"
+        while name in taken.get(level, ()):
+            name += "_"
+        folder = posixpath.join(folder, name)
+    return Layout(posixpath.join(ROOT, folder))
+
+
+class Bundles:
+    """The bundles and trees of one data folder. All methods block; any number of processes may use them at once."""
+
+    def __init__(self, bundles: Path, trees: Path) -> None:
+        self._bundles = bundles
+        self._trees = trees
+
+    def put(self, digest: str, manifest: bytes, spec_json: bytes, files: Iterable[tuple[str, str, bytes]]) -> None:
+        """Store a bundle, whole or not at all; one that is there stays. `files`: (path, kind, content) as in the manifest."""
+        if self.has(digest):
+            return
+        files = list(files)
+        layout = layout_of(path for path, _, _ in files)
+        parts = [*_member("manifest", "-", manifest), *_member("spec.json", "-", spec_json)]
+        for path, kind, content in sorted(files, key=lambda file: os.fsencode(file[0])):
+            parts += _member(layout.place(path), kind, content)
+        parts.append(bytes(2 * tarfile.BLOCKSIZE))
+        made = self._bundles / _passing_name(digest)
+        try:
+            made.write_bytes(b"".join(parts))
+            made.replace(self._tar(digest))
+        except OSError:
+            made.unlink(missing_ok=True)  # a full disk must not fill up with halves
+            raise
+
+    def has(self, digest: str) -> bool:
+        return self._tar(digest).exists()
+
+    def digests(self) -> set[str]:
+        """All that are here."""
+        return {name[:-4] for name in os.listdir(self._bundles) if name.endswith(".tar") and not name.startswith(".")}
+
+    def manifest(self, digest: str) -> bytes:
+        """The text whose hash the digest is. Raises MissingBundle, BadBundle."""
+        with self._open(digest) as tar:
+            return self._head(digest, tar)[0]
+
+    def spec(self, digest: str) -> TaskSpec:
+        """The resolved spec. Raises MissingBundle, BadBundle."""
+        with self._open(digest) as tar:
+            return _spec_decoder.decode(self._head(digest, tar)[1])
+
+    def files(self, digest: str) -> dict[str, tuple[str, bytes]]:
+        """Path → (kind, content) of every file, verified. Raises MissingBundle, BadBundle."""
+        with self._open(digest) as tar:
+            manifest = parse_manifest(self._head(digest, tar)[0])
+            return {entry.path: (entry.kind, content) for entry, content in self._contents(digest, tar, manifest)}
+
+    def unpack(self, digest: str) -> Path:
+        """The task folder of this digest, read-only, made on first use and made again when someone has changed it.
+
+        Raises MissingBundle, BadBundle, OSError.
+        """
+        tree = self._trees / digest
+        manifest = parse_manifest(self.manifest(digest))
+        layout = layout_of(entry.path for entry in manifest.entries)
+        if tree.exists() and not _untouched(tree, layout, manifest):
+            self._discard(tree)
+        if not tree.exists():
+            self._build(digest, tree, layout, manifest)
+        return tree / layout.folder
+
+    def _build(self, digest: str, tree: Path, layout: Layout, manifest: Manifest) -> None:
+        made = self._trees / _passing_name(digest)
+        try:
+            (made / layout.folder).mkdir(parents=True)
+            with self._open(digest) as tar:
+                contents = self._contents(digest, tar, manifest)
+                for entry, content in sorted(contents, key=lambda each: each[0].kind == "l"):  # links last: no file passes through one
+                    _write(made / layout.place(entry.path), entry.kind, content)
+            for folder, _, _ in os.walk(made):
+                os.chmod(folder, 0o555)
+            made.rename(tree)
+        except OSError:
+            if not tree.exists():  # else another process was first, which is as good
+                raise
+        finally:
+            if made.exists():
+                _remove_tree(made)
+
+    def remove(self, digest: str) -> None:
+        """Forget the bundle and its tree. Something that runs from the tree must not be around."""
+        self._tar(digest).unlink(missing_ok=True)
+        if (self._trees / digest).exists():
+            self._discard(self._trees / digest)
+
+    def sweep(self) -> None:
+        """Remove what processes left half-made when they were killed."""
+        for place in (self._bundles, self._trees):
+            for name in os.listdir(place):
+                if not name.startswith(".") or _alive(name):
+                    continue
+                path = place / name
+                with contextlib.suppress(OSError):
+                    _remove_tree(path) if path.is_dir() else path.unlink()
+
+    def _tar(self, digest: str) -> Path:
+        return self._bundles / f"{digest}.tar"
+
+    @contextlib.contextmanager
+    def _open(self, digest: str) -> Iterator[tarfile.TarFile]:
+        try:
+            file = self._tar(digest).open("rb")
+        except FileNotFoundError:
+            raise MissingBundle(f"no bundle {digest[:6]}: it is made again when its source is read") from None
+        with file:
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    yield tar
+            except (tarfile.TarError, EOFError) as error:
+                raise self._bad(digest, str(error)) from None
+
+    def _head(self, digest: str, tar: tarfile.TarFile) -> tuple[bytes, bytes]:
+        """(manifest, spec.json), each checked."""
+        manifest = _content(tar, tar.next(), "manifest")
+        if manifest is None or sha256(manifest).hexdigest() != digest:
+            raise self._bad(digest, "its manifest has another hash")
+        spec_json = _content(tar, tar.next(), "spec.json")
+        if spec_json is None or sha256(spec_json).hexdigest() != parse_manifest(manifest).spec_sha256:
+            raise self._bad(digest, "its spec has another hash")
+        return manifest, spec_json
+
+    def _contents(self, digest: str, tar: tarfile.TarFile, manifest: Manifest) -> Iterator[tuple[ManifestEntry, bytes]]:
+        layout = layout_of(entry.path for entry in manifest.entries)
+        places = {layout.place(entry.path): entry for entry in manifest.entries}
+        for member in tar:
+            if member.name in ("manifest", "spec.json"):
+                continue
+            entry = places.pop(member.name, None)
+            content = _content(tar, member, member.name)
+            if entry is None or content is None or sha256(content).hexdigest() != entry.sha256 or (entry.kind == "l") != member.issym():
+                raise self._bad(digest, f"{member.name} is not what was hashed")
+            yield entry, content
+        if places:
+            raise self._bad(digest, f"{next(iter(places))} is missing")
+
+    def _bad(self, digest: str, why: str) -> BadBundle:
+        """Set it aside, so that the source-controller finds it missing and makes it again."""
+        with contextlib.suppress(OSError):
+            self._tar(digest).replace(self._bundles / f"{digest}.bad")
+        return BadBundle(f"bundle {digest[:6]}: {why}")
+
+    def _discard(self, tree: Path) -> None:
+        """Out of the way at once, then removed: what still runs in it keeps its working directory."""
+        aside = tree.with_name(_passing_name(tree.name))
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            tree.rename(aside)
+            _remove_tree(aside)
+
+
+def _member(place: str, kind: str, content: bytes) -> tuple[bytes, bytes, bytes]:
+    member = tarfile.TarInfo(place)  # owner, group and time are 0 by default: the same files give the same bytes
+    if kind == "l":
+        member.type, member.linkname, member.mode = tarfile.SYMTYPE, os.fsdecode(content), 0o777
+        return member.tobuf(tarfile.PAX_FORMAT), b"", b""
+    member.size = len(content)
+    member.mode = 0o555 if kind == "x" else 0o444
+    return member.tobuf(tarfile.PAX_FORMAT), content, bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo | None, name: str) -> bytes | None:
+    """The bytes of a file or the target of a link; None when the member is something else."""
+    if member is None or member.name != name:
+        return None
+    if member.issym():
+        return os.fsencode(member.linkname)
+    if not member.isreg():
+        return None
+    file = tar.extractfile(member)
+    return (file or io.BytesIO()).read()
+
+
+def _write(path: Path, kind: str, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "l":
+        os.symlink(os.fsdecode(content), path)
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(fd, 0o555 if kind == "x" else 0o444)
+        os.utime(fd, (0, 0))
+
+
+def _untouched(tree: Path, layout: Layout, manifest: Manifest) -> bool:
+    """No file was changed, moved or removed since it was unpacked, as far as stat tells: every file dates from 1970."""
+    try:
+        return all(_is_as_unpacked(tree / layout.place(entry.path), entry) for entry in manifest.entries)
+    except OSError:
+        return False
+
+
+def _is_as_unpacked(path: Path, entry: ManifestEntry) -> bool:
+    """Raises OSError where it is not even there."""
+    there = os.lstat(path)
+    if entry.kind == "l":
+        return stat.S_ISLNK(there.st_mode) and sha256(os.fsencode(os.readlink(path))).hexdigest() == entry.sha256
+    mode = stat.S_IFREG | (0o555 if entry.kind == "x" else 0o444)
+    return there.st_mode == mode and there.st_size == entry.size and there.st_mtime_ns == 0
+
+
+def _passing_name(digest: str) -> str:
+    """Of something half-made: names its maker, so that `sweep` knows when nobody will finish it."""
+    return f".{digest}.{os.getpid()}.{os.urandom(4).hex()}"
+
+
+def _alive(passing_name: str) -> bool:
+    try:
+        os.kill(int(passing_name.split(".")[2]), 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, ValueError, IndexError, OverflowError):
+        return False
+    return True
+
+
+def _remove_tree(path: Path) -> None:
+    for folder, _, _ in os.walk(path):
+        os.chmod(folder, 0o700)
+    shutil.rmtree(path)

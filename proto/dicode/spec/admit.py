@@ -1,0 +1,233 @@
+"""Admission: which of the claims to an id is registered, and what is said of it. Pure.
+
+The rules of SPEC 4: whoever holds an id or a webhook path keeps it; with no holder, the source that stands first in
+dicode.yaml, then the smaller id. What is refused carries a condition and keeps its last admitted digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from dicode.messages.kinds import (
+    Condition,
+    Daemon,
+    DesiredTask,
+    Health,
+    History,
+    Operation,
+    Revision,
+    Route,
+    Schedule,
+    Sync,
+    Task,
+)
+from dicode.messages.task import TaskSpec
+from dicode.spec.condition import carried
+
+HISTORY = 20  # digests kept per task; SPEC 2 `retention.bundles`
+
+
+class Actual(NamedTuple):
+    """What really is, of one task."""
+
+    schedule: Schedule | None = None
+    route: Route | None = None
+    daemon: Daemon | None = None
+
+
+class Registered(NamedTuple):
+    """`task` as it should be written; `change` names what happened, for people."""
+
+    task: Task
+    change: str = ""  # `registered`, `updated`, `kept`, `refused`, or "" when nothing a person asked about changed
+
+
+def keeper_of(claims: Iterable[DesiredTask], present: Task | None) -> DesiredTask:
+    """Which claim to one id counts. `claims` is not empty."""
+    claims = list(claims)
+    if present is not None:
+        for claim in claims:
+            if claim.source == present.source:
+                return claim
+    return min(claims, key=lambda claim: (claim.order, claim.source))
+
+
+def path_holder(path: str, rivals: Iterable[tuple[str, int, bool]]) -> str:
+    """The id that keeps a webhook path. A rival is (id, order of its source, whether it holds the path now)."""
+    return min(rivals, key=lambda rival: (not rival[2], rival[1], rival[0]))[0]
+
+
+def register(
+    claims: Iterable[DesiredTask],
+    present: Task | None,
+    actual: Actual,
+    *,
+    path_keeper: str,
+    not_built: Callable[[TaskSpec], tuple[str, ...]],
+    now: int,
+) -> Registered:
+    """The Task that follows from everything known about one id.
+
+    `path_keeper` is the id that keeps this task's webhook path ("" when it has none); `now` in ms.
+    """
+    claims = list(claims)
+    desired = keeper_of(claims, present)
+    base = present or Task(id=desired.id, source=desired.source)
+    refusal = _refusal(desired, path_keeper)
+    takes = bool(desired.digest) and refusal is None
+    moved = takes and (desired.digest != base.digest or desired.source != base.source)
+    task = _taken(base, desired, now, moved=moved) if takes else msgspec.structs.replace(base, source=desired.source)
+    conditions = carried(base.conditions, _conditions(task, desired, claims, refusal, not_built), task.generation, now)
+    task = msgspec.structs.replace(
+        task,
+        conditions=conditions,
+        sync=sync_of(task, desired, actual, refusal),
+        health=health_of(task, actual),
+    )
+    return Registered(task, _change(base, task, moved=moved))
+
+
+def _taken(base: Task, desired: DesiredTask, now: int, *, moved: bool) -> Task:
+    return msgspec.structs.replace(
+        base,
+        source=desired.source,
+        digest=desired.digest,
+        process=desired.process,
+        spec=desired.spec,
+        runtime=desired.runtime,
+        dir=desired.dir,
+        revision=desired.revision,
+        generation=base.generation + (1 if moved else 0),
+        registered_at=now if moved else base.registered_at,
+        operation=Operation("update" if base.digest else "register", now, message=desired.revision) if moved else base.operation,
+        cause=desired.cause if moved else base.cause,
+    )
+
+
+def _refusal(desired: DesiredTask, path_keeper: str) -> Condition | None:
+    if path_keeper and path_keeper != desired.id and desired.spec is not None:
+        path = desired.spec.trigger.webhook
+        return Condition("Ready", False, "PathTaken", f"webhook {path} belongs to task {path_keeper}; choose another path")
+    return None
+
+
+def _conditions(
+    task: Task,
+    desired: DesiredTask,
+    claims: list[DesiredTask],
+    refusal: Condition | None,
+    not_built: Callable[[TaskSpec], tuple[str, ...]],
+) -> list[Condition]:
+    found = [_ready(task, desired, refusal)]
+    others = sorted(claim.source for claim in claims if claim.source != desired.source)
+    if others:
+        found.append(Condition("DuplicateId", True, "ClaimedTwice", f"source {', '.join(others)} claims this id too; {desired.source} keeps it"))
+    if task.spec is not None:
+        missing = not_built(task.spec)
+        if missing:
+            found.append(Condition("NotImplemented", True, "NotBuiltYet", f"accepted, but without effect in this release: {', '.join(missing)}"))
+        if task.spec.permissions is None or task.spec.permissions.net is None:
+            found.append(Condition("NetOpen", True, "NetNotSet", "permissions.net is absent: the whole network is open to this task"))
+    if task.suspended:
+        found.append(Condition("Suspended", True, "Asked", "no new runs until `dicode resume`"))
+    return [*found, *desired.conditions]
+
+
+def _ready(task: Task, desired: DesiredTask, refusal: Condition | None) -> Condition:
+    if desired.faults:
+        more = f" (+{len(desired.faults) - 1} more)" if len(desired.faults) > 1 else ""
+        return Condition("Ready", False, "BadSpec", f"{desired.faults[0]}{more}")
+    return refusal or Condition("Ready", True, "Admitted", f"as {task.digest[:6]}")
+
+
+def sync_of(task: Task, desired: DesiredTask, actual: Actual, refusal: Condition | None) -> Sync:
+    """Does every actual carry the desired digest? Measured, never assumed."""
+    if not task.digest:
+        return "Unknown"
+    if desired.faults or refusal is not None or desired.digest != task.digest:
+        return "OutOfSync"
+    return "Synced" if all(digest == task.digest for digest in reported(task, actual)) else "OutOfSync"
+
+
+def reported(task: Task, actual: Actual) -> list[str]:
+    """The digests that the actuals of this task's trigger report; "" for one that is not there."""
+    assert task.spec is not None, "a task with a digest has a spec"
+    match task.spec.trigger.type:
+        case "cron":
+            return [actual.schedule.digest if actual.schedule else ""]
+        case "webhook":
+            return [actual.route.digest if actual.route else ""]
+        case "daemon":
+            if actual.daemon is None:
+                return [""]
+            same_process = actual.daemon.process == task.process or actual.daemon.state in ("stopped", "exited")
+            return [actual.daemon.digest if same_process else ""]
+        case _:
+            return []
+
+
+def health_of(task: Task, actual: Actual) -> Health:
+    """Is it able to do its work?"""
+    if task.spec is None:
+        return "Missing"
+    if task.suspended:
+        return "Suspended"
+    match task.spec.trigger.type:
+        case "cron":
+            return _served(actual.schedule)
+        case "webhook":
+            return _served(actual.route)
+        case "daemon":
+            return _daemon_health(actual.daemon)
+        case _:
+            return "Healthy"
+
+
+def _served(found: Schedule | Route | None) -> Health:
+    if found is None:
+        return "Progressing"
+    return "Degraded" if any(condition.type in ("Failed", "OpenHook", "PortInUse", "BadSecret") and condition.status for condition in found.conditions) else "Healthy"
+
+
+_DAEMON_HEALTH: Mapping[str, Health] = {
+    "running": "Healthy",
+    "exited": "Healthy",
+    "starting": "Progressing",
+    "stopping": "Progressing",
+    "stopped": "Progressing",
+    "backoff": "Degraded",
+    "crash_loop": "Degraded",
+    "failed": "Degraded",
+}
+
+
+def _daemon_health(daemon: Daemon | None) -> Health:
+    return "Progressing" if daemon is None else _DAEMON_HEALTH[daemon.state]
+
+
+def _change(base: Task, task: Task, *, moved: bool) -> str:
+    if moved:
+        return "updated" if base.digest else "registered"
+    before, after = ready_text(base), ready_text(task)
+    if after != before and not _is_ready(task):
+        return "kept" if task.digest else "refused"
+    return ""
+
+
+def ready_text(task: Task) -> str:
+    """Message of the Ready condition, "" when there is none."""
+    return next((condition.message for condition in task.conditions if condition.type == "Ready"), "")
+
+
+def _is_ready(task: Task) -> bool:
+    return any(condition.type == "Ready" and condition.status for condition in task.conditions)
+
+
+def remembered(history: History | None, task: Task, now: int) -> History:
+    """The history with this task's digest at its head."""
+    known = history.revisions if history else ()
+    head = Revision(task.digest, task.process, now, task.source, task.revision, generation=task.generation)
+    return History(task=task.id, revisions=(head, *known)[:HISTORY])
