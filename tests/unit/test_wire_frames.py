@@ -124,7 +124,7 @@ def _sample(info: msgspec.inspect.Type) -> object:
             return (_sample(item),)
         case msgspec.inspect.DictType(value_type=value):
             return {"k": _sample(value)}
-        case msgspec.inspect.StructType(cls=cls, fields=fields):
+        case msgspec.inspect.StructType(fields=fields):
             return {field.encode_name: _sample(field.type) for field in fields}
         case msgspec.inspect.UnionType(types=types):
             return _sample(next(t for t in types if not isinstance(t, msgspec.inspect.NoneType)))
