@@ -200,6 +200,10 @@ class Daemon(Kind, frozen=True, kw_only=True, tag="Daemon"):
     log: str = ""  # key of its log
     restart_token: str = ""
     conditions: tuple[Condition, ...] = ()
+    launch: str = ""  # mark of the last start: it is in the process's DICODE_DAEMON_ID and names its kept pipes
+    failed: str = ""  # the digest that could not be started; the condition StartFailed says why
+    stop_signal: str = "SIGTERM"  # how the process is asked to go, and the ms it is given: of the spec it was started from
+    stop_grace: int = 10_000
 
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "timed_out", "cancelled", "lost", "skipped"]

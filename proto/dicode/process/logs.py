@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
+import stat
 import sys
-from typing import Any
-
-import msgspec
+from contextlib import suppress
 
 from dicode.process.clock import of_day, rfc3339, wall
 
@@ -23,8 +23,8 @@ def clean(text: str) -> str:
 class Log:
     """Writes `[10:00:14] text`, or the same as a JSON object. A reader that stalls costs lines, never time.
 
-    stdout is a pipe or a terminal that several processes share, so it is not made non-blocking: a line is written
-    when poll() says it fits, else dropped and counted.
+    Several processes share stdout, so O_NONBLOCK cannot be set on it: a pipe or terminal is opened once more for us
+    alone. Where that is refused, a line is written when poll() says it fits. What does not fit is dropped and counted.
     """
 
     def __init__(self, role: str, *, as_json: bool = False, debug: bool = False, fd: int = 1) -> None:
@@ -32,40 +32,55 @@ class Log:
         self.debug_on = debug
         self.dropped = 0
         self._json = as_json
-        self._fd = fd
+        self._fd = _opened_again(fd)
 
-    def say(self, text: str, **fields: Any) -> None:
+    def say(self, text: str, **fields: object) -> None:
         """One line. Fields only show in JSON."""
         now = wall()
         if self._json:
-            line = msgspec.json.encode({"time": rfc3339(int(now * 1000)), "role": self.role, "message": text, **fields}).decode()
+            import json  # the standard library's: the keeper, who logs too, must stay small
+
+            line = json.dumps({"time": rfc3339(int(now * 1000)), "role": self.role, "message": text, **fields}, ensure_ascii=False, default=str)
         else:
             line = f"[{of_day(now)}] {clean(text)}"
         self._write(line)
 
-    def debug(self, text: str, **fields: Any) -> None:
+    def debug(self, text: str, **fields: object) -> None:
         if self.debug_on:
             self.say(f"{self.role}: {text}", **fields)
 
     def _write(self, line: str) -> None:
-        data = (line + "\n").encode(errors="replace")
-        if self.dropped:
-            data = f"({self.dropped} log lines dropped: the reader of stdout had stopped)\n".encode() + data
-        import select
+        if self.dropped and not self._put(self._counted()):
+            self.dropped += 1
+            return
+        self.dropped = 0 if self._put(line) else self.dropped + 1
 
+    def _counted(self) -> str:
+        text = f"{self.dropped} log lines dropped: the reader of stdout had stopped"
+        return f'{{"role": "{self.role}", "message": "{text}"}}' if self._json else f"({text})"
+
+    def _put(self, line: str) -> bool:
+        """Whole or not at all: a pipe takes PIPE_BUF bytes in one piece. Longer lines are cut."""
+        data = line.encode(errors="replace")
+        if len(data) >= select.PIPE_BUF:
+            data = data[: select.PIPE_BUF - 4].decode(errors="ignore").encode() + "…".encode()
         poller = select.poll()
         poller.register(self._fd, select.POLLOUT)
-        try:
-            events = poller.poll(0)
-            if not events or not events[0][1] & select.POLLOUT:
-                self.dropped += 1
-                return
-            os.write(self._fd, data[:4000] + (b"\n" if len(data) > 4000 else b""))  # at most PIPE_BUF: whole or not at all
-            self.dropped = 0
-        except OSError:
-            self.dropped += 1
+        with suppress(OSError):
+            return any(event & select.POLLOUT for _, event in poller.poll(0)) and os.write(self._fd, data + b"\n") > 0
+        return False
+
+
+def _opened_again(fd: int) -> int:
+    """A non-blocking description of the same pipe or terminal, of our own; else `fd` itself. A file never blocks and is shared as it is."""
+    with suppress(OSError):  # closed, another user's, or no /proc
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or os.isatty(fd):
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return fd
 
 
 def complain(text: str) -> None:
     """One line on stderr, for whoever started us."""
-    print(f"dicode: {clean(text)}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # stderr is closed: there is nobody to tell
+        print(f"dicode: {clean(text)}", file=sys.stderr, flush=True)

@@ -1,34 +1,45 @@
 """How a role starts, lives and stops: signals, the link to its keeper, its lock, its log, its way to the store.
 
 The keeper's protocol, over one SOCK_SEQPACKET socketpair whose number is in DICODE_KEEPER_FD:
-role → keeper: `keep NAME` + fd · `drop NAME` · `beat` · `ready` · `refused TEXT` (then exit 75 or 78)
-keeper → role: `fd NAME` + fd, one for each kept · `start N` (N-th start, from 0; ends the handing over) · `exit PID STATUS`
-(a waitid status of an orphan: what os.waitstatus_to_exitcode gives). An end of file means: the keeper is gone, stop.
+role → keeper: `keep NAME` + fd · `drop NAME` · `beat` · `ready` · `words TEXT`, the last ones: why it exits with another code than 0
+keeper → role: `fd NAME` + fd, one for each kept · `start N` (N-th start, from 0; ends the handing over) · `exit PID CODE`
+(an orphan has ended; the code as os.waitstatus_to_exitcode gives it, told again after a restart). An end of file means:
+the keeper is gone, stop.
+
+Signals need no blocking while a role starts: until its handlers stand, SIGTERM just ends it, and nothing has begun.
 """
 
 from __future__ import annotations
 
 import array
 import asyncio
-import contextlib
+import faulthandler
 import fcntl
+import importlib
 import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dicode.process.clock import mono
+from dicode.process.keeper import EX_CONFIG as EX_CONFIG
+from dicode.process.keeper import EX_TEMPFAIL as EX_TEMPFAIL
+from dicode.process.keeper import KEEPER_FD as KEEPER_FD
+from dicode.process.keeper import MESSAGE, STOP_WITHIN
 from dicode.process.logs import Log
-from dicode.process.settings import Settings
+from dicode.process.settings import Settings, load
 
-KEEPER_FD = "DICODE_KEEPER_FD"
 BEAT = 1.0  # seconds between two beats; the keeper replaces a role after 10 s without
-EX_TEMPFAIL = 75  # one already runs
-EX_CONFIG = 78  # cannot start at all
-STOP_WITHIN = 4.0  # seconds; honcho sends SIGKILL after 5, we want to be the ones who say goodbye
+EX_CRASH = 1
+LOCK_PATIENCE = STOP_WITHIN + 2.0  # seconds a role waits for the lock of one whose keeper has died: it is on its way out
+LOCK_AGAIN = 0.05
+DUMPS_MAX = 1 << 20  # bytes of run/<name>.stack
 
 
 class Refused(Exception):
@@ -43,34 +54,38 @@ class Keeper:
     """The role's end of the link. Kept fds outlive this process, by name."""
 
     def __init__(self, link: socket.socket) -> None:
+        """Waits until the keeper has handed over what it holds. Raises Refused when it is gone."""
         self._link = link
         self.kept: dict[str, int] = {}
         self.exits: list[tuple[int, int]] = []  # orphans that ended before we listened: (pid, exit code)
         self.starts = 0
+        self._link.setblocking(True)
         self._receive_kept()
 
     def _receive_kept(self) -> None:
+        ended: dict[int, int] = {}
         while True:
-            words, fds = self._receive()
-            if not words:
-                raise Refused("the keeper is gone", EX_CONFIG)
-            if words[0] == "fd" and fds:
-                self.kept[words[1]] = fds[0]
-            elif words[0] == "exit":
-                self.exits.append((int(words[1]), int(words[2])))
-            elif words[0] == "start":
-                self.starts = int(words[1])
-                return
+            words, fds = self._receive(0)
+            match words:
+                case ["fd", name] if fds:
+                    self.kept[name] = fds[0]
+                case ["exit", pid, code]:
+                    ended[int(pid)] = int(code)
+                case ["start", number]:
+                    self.starts = int(number)
+                    break
+                case []:
+                    raise Refused("the keeper is gone", EX_CONFIG)
+        # Told again from the beginning of the keeper's memory: a number that is in use again is somebody else.
+        self.exits = [(pid, code) for pid, code in ended.items() if not os.path.exists(f"/proc/{pid}")]
 
-    def _receive(self) -> tuple[list[str], list[int]]:
-        data, ancillary, _, _ = self._link.recvmsg(4096, socket.CMSG_SPACE(4))
-        fds = array.array("i")
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        return data.decode(errors="replace").split(" ", 2), list(fds)
+    def _receive(self, flags: int) -> tuple[list[str], list[int]]:
+        """The words of one message, none at the end of file. Raises BlockingIOError."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._link, MESSAGE, 1, flags | socket.MSG_CMSG_CLOEXEC)
+        except ConnectionError:
+            return [], []
+        return data.decode(errors="replace").split(), list(fds)
 
     def fileno(self) -> int:
         return self._link.fileno()
@@ -80,19 +95,19 @@ class Keeper:
         exits, self.exits = self.exits, []
         while True:
             try:
-                self._link.setblocking(False)
-                words, _ = self._receive()
+                words, _ = self._receive(socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return exits
-            finally:
-                self._link.setblocking(True)
-            if words == [""]:
-                return None
-            if words[0] == "exit":
-                exits.append((int(words[1]), int(words[2])))
+            match words:
+                case []:
+                    return None
+                case ["exit", pid, code]:
+                    exits.append((int(pid), int(code)))
 
     def keep(self, name: str, fd: int) -> None:
         """Have the keeper hold a copy of this fd; after a restart it is in `kept` again. Names hold no blanks."""
+        if not name or len(name) > 1000 or name.split() != [name]:
+            raise ValueError(f"{name!r} cannot be the name of a kept file")
         self.kept[name] = fd
         self._send(f"keep {name}", fd)
 
@@ -102,18 +117,21 @@ class Keeper:
         self._send(f"drop {name}")
 
     def beat(self) -> None:
-        self._send("beat")
+        """Say that we live. A keeper that is stopped (Ctrl-Z) does not stop us: what it has no room for is not said."""
+        self._send("beat", flags=socket.MSG_DONTWAIT)
 
     def ready(self) -> None:
+        """Say that this start has succeeded: the next one, if any, comes without a pause."""
         self._send("ready")
 
     def refused(self, text: str) -> None:
-        self._send(f"refused {text}")
+        """Why this process is about to end; the keeper shows it."""
+        self._send(f"words {text}")
 
-    def _send(self, text: str, fd: int | None = None) -> None:
+    def _send(self, text: str, fd: int | None = None, flags: int = 0) -> None:
         rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # hear() tells it
-            self._link.sendmsg([text.encode()[:4000]], rights)
+        with suppress(BlockingIOError, ConnectionError):  # full: the keeper is stopped; or gone: hear() tells it
+            self._link.sendmsg([text.encode(errors="replace")[: MESSAGE - 1]], rights, flags)
 
 
 @dataclass
@@ -135,51 +153,102 @@ class Context:
         return self.keeper.starts == 0
 
     def stop_left(self) -> float:
-        """Seconds left of the time this role has to go."""
+        """Seconds left of the time this role has to go; all of it while nobody has asked."""
         limit = float(self.settings.environ.get("DICODE_STOP_TIMEOUT", STOP_WITHIN))
-        return max(0.0, self.asked_to_stop_at + limit - mono())
+        return max(0.0, self.asked_to_stop_at + limit - mono()) if self.asked_to_stop_at else limit
+
+
+def start(role: str, package: str, argv: list[str]) -> int:
+    """Be this role: what a keeper's child does. Gives the exit code; says why in one line when that is not 0."""
+    fd = os.environ.pop(KEEPER_FD)  # noqa: TID251  # nobody below us shall take himself for a role
+    link = socket.fromfd(int(fd), socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        settings = load()
+    except Exception as error:
+        _say_last(link, error)
+        return EX_CONFIG
+    settings.environ[KEEPER_FD] = fd
+    try:
+        main: Callable[[list[str], Settings], int] = importlib.import_module(f"{package}.__main__").main
+        return main(argv, settings)
+    except Refused as refusal:
+        return refusal.code
+    except Exception as error:
+        _say_last(link, error)
+        if settings.environ.get("DICODE_DEBUG"):
+            traceback.print_exception(error, file=sys.stderr)
+        return EX_CRASH
+
+
+def _say_last(link: socket.socket, error: BaseException) -> None:
+    with suppress(OSError):  # full or gone: then nobody hears it
+        link.sendmsg([f"words {explain(error)}".encode(errors="replace")[: MESSAGE - 1]], [], socket.MSG_DONTWAIT)
 
 
 def begin(role: str, argv: list[str], settings: Settings) -> Context:
-    """Link to the keeper, make the folders, take the lock. Raises Refused, OSError."""
-    keeper = Keeper(socket.socket(fileno=int(settings.environ[KEEPER_FD])))
-    log = Log(role, as_json=settings.environ.get("DICODE_LOG_FORMAT") == "json", debug=bool(settings.environ.get("DICODE_DEBUG")))
+    """Link to the keeper, make the folders, take the lock. Raises Refused. A role without asyncio then sees to its
+    signals, its beats and the keeper's end of file (`keeper.fileno()`, `keeper.hear()`) by itself."""
+    link = settings.environ.get(KEEPER_FD)
+    if link is None:
+        raise Refused(f"start me as `dicode {role}`", EX_CONFIG)
+    keeper = Keeper(socket.socket(fileno=int(link)))
     try:
         settings.make()
         name = take_lock(role, settings.run, keeper)
+        _dump_when_aborted(settings.run / f"{name}.stack")
     except Refused as refusal:
         keeper.refused(str(refusal))
         raise
     except OSError as error:
-        keeper.refused(f"{error.filename}: {error.strerror}")
-        raise Refused(f"{error.filename}: {error.strerror}", EX_CONFIG) from None
+        keeper.refused(explain(error))
+        raise Refused(explain(error), EX_CONFIG) from None
+    keeper.beat()
+    log = Log(name, as_json=settings.environ.get("DICODE_LOG_FORMAT") == "json", debug=bool(settings.environ.get("DICODE_DEBUG")))
     return Context(name, settings, keeper, log, argv)
+
+
+def _dump_when_aborted(path: Path) -> None:
+    """SIGABRT, from the keeper when we are stuck, writes what every thread was doing to `path` before it ends us."""
+    size = path.stat().st_size if path.exists() else 0
+    file = open(path, "w" if size > DUMPS_MAX else "a")  # noqa: SIM115  # stays open: a handler may not open it
+    faulthandler.enable(file=file, all_threads=True)
 
 
 def take_lock(role: str, run: Path, keeper: Keeper) -> str:
     """Hold run/<role>.lock, kept by the keeper so that it outlives our crash; workers take the first free number.
 
-    Gives the name taken. Raises Refused (75) when another holds it, naming its pid.
+    Gives the name taken. Raises Refused (75) when another holds it, naming its pid: that of its keeper.
     """
     for held in keeper.kept:
         if held.startswith("lock:"):
             return held.removeprefix("lock:")
     for name in _names(role):
-        path = run / f"{name}.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(run / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        holder = _lock(fd, patient=role != "worker")
+        if holder is None:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getppid()}\n".encode(), 0)
+            keeper.keep(f"lock:{name}", fd)
+            return name
+        os.close(fd)
+        if role != "worker":
+            raise Refused(f"{role} already runs here: pid {holder} ({run.parent})", EX_TEMPFAIL)
+    raise AssertionError("unreachable")
+
+
+def _lock(fd: int, patient: bool) -> str | None:
+    """None when it is ours now, else the pid of the keeper that holds it. A role whose keeper was killed is waited for."""
+    until = mono() + LOCK_PATIENCE
+    while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = os.read(fd, 20).decode(errors="replace").strip() or "unknown"
-            os.close(fd)
-            if role == "worker":
-                continue
-            raise Refused(f"{role} already runs here: pid {pid} ({run.parent})", EX_TEMPFAIL) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getppid()}\n".encode(), 0)
-        keeper.keep(f"lock:{name}", fd)
-        return name
-    raise AssertionError("unreachable")
+            holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
+        else:
+            return None
+        if not patient or mono() >= until or (holder and os.path.exists(f"/proc/{holder}")):
+            return holder or "unknown"
+        signal.sigtimedwait((), LOCK_AGAIN)
 
 
 def _names(role: str) -> Iterator[str]:
@@ -193,19 +262,14 @@ def _names(role: str) -> Iterator[str]:
 
 
 def run(role: str, argv: list[str], settings: Settings, main: Callable[[Context], Awaitable[None]]) -> int:
-    """Live as an asyncio role until told to stop. Gives the exit code."""
-    import faulthandler
-
-    faulthandler.register(signal.SIGABRT, chain=True)
-    try:
-        return asyncio.run(_live(role, argv, settings, main))
-    except Refused as refusal:
-        return refusal.code
+    """Live as an asyncio role until told to stop. Gives the exit code. Raises Refused, and whatever `main` raises."""
+    return asyncio.run(_live(role, argv, settings, main))
 
 
 async def _live(role: str, argv: list[str], settings: Settings, main: Callable[[Context], Awaitable[None]]) -> int:
     context = begin(role, argv, settings)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_told_unheard(context))
 
     def stop() -> None:
         if not context.asked_to_stop_at:
@@ -216,6 +280,7 @@ async def _live(role: str, argv: list[str], settings: Settings, main: Callable[[
         exits = context.keeper.hear()
         if exits is None:
             loop.remove_reader(context.keeper.fileno())
+            die_in(context.stop_left() + 1.0)
             stop()
             return
         for pid, code in exits:
@@ -233,22 +298,36 @@ async def _live(role: str, argv: list[str], settings: Settings, main: Callable[[
     return 0
 
 
+def die_in(seconds: float) -> None:
+    """Without a keeper nobody ends us if we cannot end ourselves: the kernel does, by SIGALRM."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 async def _beat(context: Context) -> None:
     while True:
         context.keeper.beat()
         await asyncio.sleep(BEAT)
 
 
+def _told_unheard(context: Context) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """What asyncio would print with a stack trace becomes one line."""
+
+    def tell(loop: asyncio.AbstractEventLoop, facts: dict[str, Any]) -> None:
+        error = facts.get("exception")
+        context.log.say(f"{context.name}: {facts.get('message', 'error')}{': ' + explain(error) if error else ''}")
+        if error is not None and context.log.debug_on:
+            traceback.print_exception(error, file=sys.stderr)
+
+    return tell
+
+
 def explain(error: BaseException) -> str:
     """One line for a log: what went wrong, without a stack trace."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = str(error) or type(error).__name__
-    return f"{type(error).__name__}: {text}" if not isinstance(error, OSError) else text
-
-
-def crash(context: Context, error: BaseException) -> None:
-    """Say the last word before a crash; the trace only with --debug."""
-    context.log.say(f"{context.name} failed and restarts: {explain(error)}")
-    if context.log.debug_on:
-        import traceback
-
-        traceback.print_exception(error, file=sys.stderr)
+    known = isinstance(error, OSError) or type(error).__module__.startswith("dicode.")
+    return text if known else f"{type(error).__name__}: {text}"

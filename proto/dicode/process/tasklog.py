@@ -91,15 +91,19 @@ class LogWriter:
         self._append(records)
 
     def say(self, text: str) -> None:
-        """Our own words, one record; they are kept also after `truncated`."""
+        """Our own words, one record, after what a task left without a newline; they are kept also after `truncated`."""
+        self._end_lines()
         self._append([f"{wall_ms()}\ts\t".encode() + _clean(text.replace("\n", "\\n").encode()[:LINE_MAX]) + b"\n"])
 
     def close(self) -> None:
         """Write the last lines that had no newline, and close."""
+        self._end_lines()
+        os.close(self._fd)
+
+    def _end_lines(self) -> None:
         for stream, rest in list(self._partial.items()):
             self._partial.pop(stream, None)
             self._write_all(stream, [rest], newlines=0)
-        os.close(self._fd)
 
     def _append(self, records: list[bytes]) -> None:
         if not records:

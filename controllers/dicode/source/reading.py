@@ -1,0 +1,90 @@
+"""Reading one task folder whole: what stood still is resolved, bundled, and given back as a value. Everything here blocks."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from dataclasses import replace
+import msgspec
+
+from dicode.messages.fault import Fault
+from dicode.process.blobs import BadBundle, Bundles, MissingBundle, parse_manifest
+from dicode.process.tree import TASK_FILE, read_folder
+from dicode.source.snapshot import Glance, OnFolder, Root, glance
+from dicode.source.state import Known, Reading
+from dicode.spec.folder import Folder, Wanted, wanted
+from dicode.spec.resolve import Resolved, resolve_folder
+
+READ_AGAIN = 3  # times at once, while something moves under the reading
+
+
+def read_task(glanced: Glance, folder: str, root: Root, before: Known | None, on_folder: OnFolder, bundles: Bundles) -> Reading:
+    """Stat, read all, stat again; once more if anything moved. What was read is bundled before it is told."""
+    known = before
+    for _ in range(READ_AGAIN):
+        first = glance(glanced.id, folder, glanced.rules, known, on_folder)
+        read = read_folder(folder, root=root.reach, ignores=glanced.rules)
+        task_yaml = read.find(TASK_FILE)
+        if task_yaml is None and not os.path.lexists(f"{folder}/{TASK_FILE}"):
+            return Reading(glanced.id, folder, None)
+        known = _known(glanced, folder, root, wanted(task_yaml.content) if task_yaml is not None else None, before)
+        _watch_includes(known.includes, on_folder)
+        second = glance(glanced.id, folder, glanced.rules, known, on_folder)
+        moved = bool(read.moved) or first.fingerprint != second.fingerprint
+        if not moved:
+            known = replace(known, fingerprint=second.fingerprint)
+            break
+    return _resolve(Reading(glanced.id, folder, known, newest=second.newest, unsettled=moved), read, known, bundles)
+
+
+def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles) -> Reading:
+    found = resolve_folder(read, reading.id)
+    if not isinstance(found, Resolved):
+        return reading._replace(known=replace(known, faulty=True), faults=found)
+    changed = _changed(known.digest, found, bundles)
+    try:
+        bundles.put(found.digest, found.manifest, found.spec_json, read.files)
+    except OSError as error:
+        return reading._replace(failed=f"the bundle cannot be written: {error.strerror}")
+    return reading._replace(known=replace(known, digest=found.digest, faulty=False), resolved=found, changed=changed)
+
+
+def _changed(before: str, found: Resolved, bundles: Bundles) -> tuple[str, ...]:
+    """The paths that differ between the bundle before and what was found now."""
+    if before == found.digest:
+        return ()
+    try:
+        old = {entry.path: entry for entry in parse_manifest(bundles.manifest(before)).entries} if before else {}
+    except (MissingBundle, BadBundle):
+        return ()
+    new = {entry.path: entry for entry in parse_manifest(found.manifest).entries}
+    return tuple(sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)))
+
+
+def _known(glanced: Glance, folder: str, root: Root, asked: Wanted | None, before: Known | None) -> Known:
+    """What this task.yaml asks for; where it cannot be read, what the last one asked for."""
+    if asked is None:
+        return replace(before or Known(glanced.id), fingerprint=None)
+    targets = (posixpath.normpath(posixpath.join(folder, written)) for written, _ in asked.include)
+    inside = root.reach.rstrip("/") + "/"
+    includes = tuple(target for target in targets if target.startswith(inside))
+    return replace(before or Known(glanced.id), fingerprint=None, includes=includes, ignore=asked.ignore)
+
+
+def _watch_includes(includes: tuple[str, ...], on_folder: OnFolder) -> None:
+    """The folder an include stands in: there it is replaced, deleted or made."""
+    for path in includes:
+        parent = posixpath.dirname(path)
+        try:
+            on_folder(parent, os.stat(parent, follow_symlinks=False).st_ino)
+        except OSError:
+            continue  # the next round looks again
+
+
+def with_files_shown(faults: tuple[Fault, ...], working_dir: str) -> tuple[Fault, ...]:
+    return tuple(msgspec.structs.replace(fault, file=shown(fault.file, working_dir)) for fault in faults)
+
+
+def shown(path: str, working_dir: str) -> str:
+    """A path for people: relative to the working directory when below it, else absolute."""
+    return path[len(working_dir) + 1 :] if path.startswith(working_dir.rstrip("/") + "/") and working_dir != "/" else path

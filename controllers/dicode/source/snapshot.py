@@ -1,0 +1,276 @@
+"""Looking at a source by stat alone: which task folders there are, and whether one looks different from before.
+
+Events only say where to look; this is what is believed. A walk is taken in slices, so that a save never waits for the
+round through ten thousand other tasks. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from dicode.process.clock import mono
+from dicode.process.tree import FIND_DEPTH, TASK_FILE, ignores_for
+from dicode.source.state import Known
+from dicode.spec.folder import MAX_DEPTH, MAX_FILES
+from dicode.spec.ignore import IGNORE_FILES, Ignores
+
+MAX_TASKS = 20_000  # a source; SPEC 9
+MAX_IGNORE_FILE = 64 * 1024
+
+#: Is told of each folder that matters and its inode, before it is listed: so nothing that comes after is missed.
+OnFolder = Callable[[str, int], None]
+
+
+class Root(NamedTuple):
+    """Where a source is: `path` without links, `device` and `inode` tell when another folder stands there."""
+
+    path: str
+    device: int
+    inode: int
+    reach: str  # what includes may not leave, and where ignore files begin to count
+
+
+class Glance(NamedTuple):
+    """A task folder as stat shows it. `rules` hold in it, before its own ignore files; `newest`: of its changes, ns."""
+
+    id: str
+    rules: Ignores
+    fingerprint: int
+    newest: int
+
+
+def find_root(path: str, reach: str = "") -> Root:
+    """Raises OSError when there is no such folder."""
+    real = os.path.realpath(path, strict=True)
+    found = os.stat(real)
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(20, "is no folder", path)
+    os.scandir(real).close()  # may we list it?
+    return Root(real, found.st_dev, found.st_ino, os.path.realpath(reach) if reach else enclosing(real))
+
+
+def enclosing(folder: str) -> str:
+    """The git work tree around `folder`, else the folder itself."""
+    for place in (folder, *map(str, Path(folder).parents)):
+        if os.path.lexists(f"{place}/.git"):
+            return place
+    return folder
+
+
+def index_lock(reach: str) -> str:
+    """The file that git holds while it changes the work tree at `reach`; "" when that is none."""
+    git = f"{reach}/.git"
+    try:
+        with open(git, encoding="utf-8") as link:  # of a linked work tree: `gitdir: …`
+            written = link.read(4096).strip().removeprefix("gitdir: ")
+    except (IsADirectoryError, UnicodeDecodeError):
+        return f"{git}/index.lock"
+    except OSError:
+        return ""
+    return f"{os.path.join(reach, written)}/index.lock"
+
+
+@dataclass
+class Walk:
+    """A round through `root`, or through the part of it at and below `start`; `advance` until it is done.
+
+    `unreadable`: what could not be listed, with why; then the finding is not complete, and nothing may be taken for removed.
+    """
+
+    root: Root
+    tasks: Mapping[str, Known]
+    on_folder: OnFolder
+    start: str = ""
+    found: dict[str, Glance] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    _waiting: list[tuple[str, str, Ignores, int]] | None = None
+    _included: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Is it a round through the whole source?"""
+        return not self.start
+
+    @property
+    def complete(self) -> bool:
+        return self.whole and not self.unreadable
+
+    def advance(self, seconds: float) -> bool:
+        """Go on for about `seconds`; True when all has been seen."""
+        if self._waiting is None:
+            self._begin()
+        assert self._waiting is not None
+        until = mono() + seconds
+        while self._waiting:
+            self._step(*self._waiting.pop())
+            if mono() >= until:
+                break
+        return not self._waiting
+
+    def _begin(self) -> None:
+        self._waiting = []
+        folder = self.start or self.root.path
+        if not self._leads_here(folder):
+            return
+        try:
+            inode = os.stat(folder, follow_symlinks=False).st_ino
+        except OSError:
+            return  # nothing there: nothing found
+        id = posixpath.relpath(folder, self.root.path) if folder != self.root.path else ""
+        depth = id.count("/") + 1 if id else 0
+        self.on_folder(folder, inode)
+        self._waiting.append((id, folder, ignores_for(folder, self.root.reach), depth))
+
+    def _leads_here(self, folder: str) -> bool:
+        """Is the way from the root to `folder` free of links, ignored folders and other tasks?"""
+        if folder == self.root.path:
+            return True
+        rules = ignores_for(self.root.path, self.root.reach)
+        place = self.root.path
+        for step in posixpath.relpath(folder, place).split("/"):
+            if os.path.lexists(f"{place}/{TASK_FILE}"):
+                return False
+            rules = _with_ignore_files(rules, place, IGNORE_FILES)
+            if rules.ignored(step, True):
+                return False
+            place, rules = f"{place}/{step}", rules.below(step)
+            if not _is_folder(place):
+                return False
+        return True
+
+    def _step(self, id: str, folder: str, rules: Ignores, depth: int) -> None:
+        try:
+            folders, files = _names(folder)
+        except OSError as error:
+            if id and isinstance(error, FileNotFoundError):
+                return  # gone since its parent was listed
+            self.unreadable[folder] = error.strerror or "cannot be read"
+            return
+        if TASK_FILE in files or TASK_FILE in folders:
+            self._task(id or posixpath.basename(folder), folder, rules)
+            return
+        if depth == FIND_DEPTH or self._waiting is None:
+            return
+        rules = _with_ignore_files(rules, folder, [name for name in IGNORE_FILES if name in files])
+        for name, inode in folders.items():
+            if not rules.ignored(name, True):
+                self.on_folder(f"{folder}/{name}", inode)
+                self._waiting.append((f"{id}/{name}" if id else name, f"{folder}/{name}", rules.below(name), depth + 1))
+
+    def _task(self, id: str, folder: str, rules: Ignores) -> None:
+        if len(self.found) == MAX_TASKS:
+            self.unreadable[self.root.path] = f"holds more than {MAX_TASKS:,} tasks: split it into several sources"
+            if self._waiting:
+                self._waiting.clear()
+            return
+        self.found[folder] = glance(id, folder, rules, self.tasks.get(folder), self.on_folder, self._included)
+
+
+def glance(
+    id: str, folder: str, rules: Ignores, known: Known | None, on_folder: OnFolder, included: dict[str, tuple[int, int]] | None = None
+) -> Glance:
+    """Look at one task folder and what it includes, as far as known. `included` remembers shared includes for one round."""
+    stamps: list[tuple[object, ...]] = []
+    newest = _stamp(folder, "", rules.with_patterns(known.ignore) if known is not None and known.ignore else rules, stamps, on_folder, 0)
+    for path in known.includes if known is not None else ():
+        shared = included.get(path) if included is not None else None
+        if shared is None:
+            shared = _glance_included(path, on_folder)
+            if included is not None:
+                included[path] = shared
+        stamps.append(shared)
+        newest = max(newest, shared[1])
+    return Glance(id, rules, hash(tuple(stamps)), newest)
+
+
+def _glance_included(path: str, on_folder: OnFolder) -> tuple[int, int]:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return 0, 0
+    if not stat.S_ISDIR(found.st_mode):
+        return hash(_state(found)), found.st_ctime_ns
+    stamps: list[tuple[object, ...]] = []
+    on_folder(path, found.st_ino)
+    newest = _stamp(path, "", Ignores(), stamps, on_folder, 0)
+    return hash(tuple(stamps)), newest
+
+
+def _stamp(folder: str, path: str, rules: Ignores, stamps: list[tuple[object, ...]], on_folder: OnFolder, depth: int) -> int:
+    """Add what stat says of everything that counts in `folder`, in a fixed order; gives the newest change, ns."""
+    newest = 0
+    entries: list[tuple[str, bool, os.DirEntry[str]]] = []
+    try:
+        with os.scandir(folder) as listing:
+            for entry in listing:
+                entries.append((entry.name, entry.is_dir(follow_symlinks=False), entry))
+                if len(stamps) + len(entries) > MAX_FILES:
+                    break  # reading it will say that it is too large
+    except OSError as error:
+        stamps.append((path, error.errno))
+        return newest
+    entries.sort(key=_by_name)
+    rules = _with_ignore_files(rules, folder, [name for name, is_folder, _ in entries if not is_folder and name in IGNORE_FILES])
+    for name, is_folder, entry in entries:
+        if rules.ignored(name, is_folder) and not (depth == 0 and name in IGNORE_FILES):
+            continue
+        if is_folder:
+            if depth < MAX_DEPTH:
+                on_folder(entry.path, entry.inode())
+                newest = max(newest, _stamp(entry.path, f"{path}{name}/", rules.below(name), stamps, on_folder, depth + 1))
+            continue
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue  # gone since: the next event or round says so
+        stamps.append((path + name, *_state(found)))
+        newest = max(newest, found.st_ctime_ns)
+    return newest
+
+
+def _by_name(entry: tuple[str, bool, object]) -> str:
+    return entry[0]
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode
+
+
+def _names(folder: str) -> tuple[dict[str, int], set[str]]:
+    """The folders in a folder with their inodes, and everything else."""
+    folders: dict[str, int] = {}
+    files: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders[entry.name] = entry.inode()
+            else:
+                files.add(entry.name)
+    return folders, files
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def _with_ignore_files(rules: Ignores, folder: str, names: list[str] | tuple[str, ...]) -> Ignores:
+    for name in names:
+        try:
+            fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue  # a link or unreadable: then it says nothing
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                rules = rules.with_file(os.read(fd, MAX_IGNORE_FILE).decode(errors="surrogateescape"))
+        finally:
+            os.close(fd)
+    return rules

@@ -1,0 +1,160 @@
+"""The trigger-engine's shell: it looks at the tasks and the clock, lets `decide` decide, fires, and writes what is now true."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from dicode.messages.commands import Append, Enqueue, Enqueued, Put, Refused
+from dicode.messages.kinds import Config, Event, Kind, Route, Run, Schedule, Task
+from dicode.process.clock import mono, wall_ms
+from dicode.process.logs import Log
+from dicode.process.mirror import Mirror, append, delete, put
+from dicode.process.queue import KeyedQueue
+from dicode.process.role import explain
+from dicode.process.settings import Settings
+from dicode.process.zone import machine_zone
+from dicode.spec.template import Expanded, expand
+from dicode.trigger.decide import ROLE, Bound, Hook, hook_of, route_of, tick
+from dicode.trigger.state import Hooks
+from dicode.wire.client import Wire
+
+KINDS: tuple[type[Kind], ...] = (Task, Schedule, Route, Config)
+STEP = 1.0  # seconds; the wall clock is looked at again at least so often: it may have been set, or the machine slept
+STEPPED = 1_000  # ms the wall clock may drift from the monotonic one before every schedule is looked at again
+FULL_AGAIN = 1.0  # seconds until a slot the queue had no room for is tried again
+
+
+class TriggerEngine:
+    """Keeps schedules and routes what the registered tasks say, and fires what is due."""
+
+    def __init__(self, wire: Wire, settings: Settings, log: Log) -> None:
+        deaf = settings.environ.get("DICODE_TEST_DROP_HINTS") == "1"
+        self.mirror = Mirror(wire, KINDS, self._changed, drop_hints=deaf)
+        self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=32)
+        self.hooks = Hooks()
+        self.configured = asyncio.Event()  # the Config is another than before
+        self._bound = Bound()
+        self._wire = wire
+        self._settings = settings
+        self._log = log
+        self._zone = machine_zone(settings.environ)
+        self._next: dict[str, int] = {}  # task → when its schedule is looked at, ms
+        self._retimed = asyncio.Event()
+
+    def _changed(self, kind: type[Kind], key: str, cause: str) -> None:
+        if kind is Config:
+            self.configured.set()
+            return
+        if kind is Task:
+            self._serve(key)  # at once: a route is never missing while its task is updated
+        self.queue.add(key)
+
+    def _failed(self, key: str, error: BaseException, delay: float) -> None:
+        self._log.debug(f"{key}: {explain(error)}; again in {delay:g} s")
+
+    def rebound(self, bound: Bound) -> None:
+        """The listener has moved, or cannot be had: every hook is looked at again."""
+        self._bound = bound
+        for key, _ in self.mirror.all(Task):
+            self._serve(key)
+        for key, _ in self.mirror.all(Route):
+            self.queue.add(key)
+
+    # --- one task
+
+    async def _work(self, key: str) -> float | None:
+        task = self.mirror.get(Task, key)
+        kind = task.spec.trigger.type if task is not None and task.spec is not None else ""
+        if kind != "cron":
+            self._next.pop(key, None)
+            await self._delete(Schedule, key)
+        if kind != "webhook":
+            await self._delete(Route, key)
+        if task is None:
+            return None
+        if kind == "webhook":
+            await self._route(task)
+        return await self._tick(task) if kind == "cron" else None
+
+    async def _delete(self, kind: type[Kind], key: str) -> None:
+        if self.mirror.get(kind, key) is not None:
+            await self.mirror.write(delete(kind, key, self.mirror.rev(kind, key)))
+
+    async def _tick(self, task: Task) -> float | None:
+        """First the runs, then the cursor: a crash between the two fires the same runs again, which their unique keys make harmless."""
+        known = self.mirror.get(Schedule, task.id)
+        decided = tick(task, known, wall_ms(), self._zone)
+        events = [decided.event] if decided.event else []
+        for run in decided.runs:
+            reply = await self._wire.ask_any(Enqueue(run=run))
+            if isinstance(reply, Refused):
+                if reply.reason == "full":
+                    return FULL_AGAIN
+                events.append(_not_fired(run, reply))
+            elif not isinstance(reply, Enqueued):
+                raise TypeError(f"an enqueue was answered {reply}")
+        operations: list[Put | Append] = [append(event, task.cause) for event in events]
+        if decided.schedule is not None:
+            operations.append(put(decided.schedule, task.id, self.mirror.rev(Schedule, task.id), task.cause))
+        if operations:
+            await self.mirror.write(*operations)
+        schedule = decided.schedule or known
+        self._look_at(task.id, schedule.next if schedule else 0)
+        return None
+
+    def _look_at(self, task: str, at: int) -> None:
+        if at:
+            self._next[task] = at
+        else:
+            self._next.pop(task, None)
+        self._retimed.set()
+
+    # --- hooks
+
+    def _serve(self, key: str) -> None:
+        task = self.mirror.get(Task, key)
+        hook = None
+        if task is not None and task.spec is not None and task.spec.trigger.type == "webhook":
+            hook = hook_of(task, self._bound, self._expanded)
+        if isinstance(hook, Hook):
+            self.hooks.serve(hook)
+        else:
+            self.hooks.drop(key)
+
+    def _expanded(self, text: str) -> Expanded:
+        return expand(text, {"DATADIR": str(self._settings.data_dir)}, self._settings.environ)
+
+    async def _route(self, task: Task) -> None:
+        known = self.mirror.get(Route, task.id)
+        route = route_of(task, known, hook_of(task, self._bound, self._expanded), self._bound, wall_ms())
+        if route != known:
+            await self.mirror.write(put(route, task.id, self.mirror.rev(Route, task.id), task.cause))
+
+    # --- time
+
+    async def keep_time(self) -> None:
+        """Put each task on the queue when its schedule is due, and all of them when the wall clock was set."""
+        lead = wall_ms() - mono() * 1000
+        while True:
+            now = wall_ms()
+            drift = now - mono() * 1000 - lead
+            if abs(drift) > STEPPED:
+                lead += drift
+                due = list(self._next)
+            else:
+                due = [task for task, at in self._next.items() if at <= now]
+            for task in due:
+                del self._next[task]  # its turn sets it again
+                self.queue.add(task)
+            await self._sleep(min(self._next.values(), default=now + 60_000) - now)
+
+    async def _sleep(self, ms: float) -> None:
+        """At most STEP, and until a schedule has moved."""
+        self._retimed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._retimed.wait(), min(STEP, max(0.0, ms / 1000)))
+
+
+def _not_fired(run: Run, refusal: Refused) -> Event:
+    return Event(object=f"task/{run.task}", type="Warning", reason="NotFired", message=refusal.message, at=wall_ms(), role=ROLE, cause=run.cause)

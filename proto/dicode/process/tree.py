@@ -1,0 +1,431 @@
+"""Task folders on disk: finding them, reading one whole, and a cheap fingerprint of one. Everything here blocks.
+
+Nothing is followed and nothing is trusted: folders and files are opened one name at a time from the folder above
+(O_NOFOLLOW, O_NONBLOCK), only plain files are read, and the limits of SPEC 9 are checked on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from dicode.messages.fault import Fault
+from dicode.spec import yaml
+from dicode.spec.folder import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_FILES,
+    TOO_DEEP,
+    TOO_MANY_BYTES,
+    TOO_MANY_FILES,
+    Folder,
+    FolderFile,
+    Wanted,
+    bad_links,
+    bad_name,
+    wanted,
+)
+from dicode.spec.ignore import IGNORE_FILES, Ignores
+
+TASK_FILE = "task.yaml"
+MAX_IGNORE_FILE = 64 * 1024
+FIND_DEPTH = 64  # folders; an id holds 16 segments, so what lies deeper could only be an error
+READ_AGAIN = 3  # times, of a file that changes while it is read
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+Stamp = tuple[str, int, int, int, int, int]  # path, size, mtime_ns, ino, ctime_ns, mode
+OnError = Callable[[OSError], None]
+
+
+class Found(NamedTuple):
+    """A task folder. `ignores` are the rules that hold in it, before its own ignore files."""
+
+    id: str
+    dir: str
+    ignores: Ignores
+
+
+def find_tasks(root: str | os.PathLike[str], on_error: OnError, *, ignores: Ignores | None = None) -> Iterator[Found]:
+    """The task folders below `root`, at any depth, by path; inside a task folder nothing else is a task.
+
+    The id is the path below the root; a root that is a task folder itself gives one task, called like the folder.
+    `on_error` hears of every folder that could not be read: then the finding is not complete, and nothing may be
+    taken for removed. Raises OSError when the root itself cannot be read.
+    """
+    top = os.path.abspath(root)
+    waiting: list[tuple[str, str, Ignores, int]] = [("", top, ignores or Ignores(), 0)]
+    while waiting:
+        id, dir, rules, depth = waiting.pop()
+        try:
+            folders, files = _names(dir)
+        except OSError as error:
+            if not id:
+                raise
+            on_error(error)
+            continue
+        if TASK_FILE in files or TASK_FILE in folders:
+            yield Found(id or os.path.basename(top), dir, rules)
+            continue
+        if depth == FIND_DEPTH:
+            continue
+        for name in IGNORE_FILES:
+            if name in files:
+                rules = _with_ignore_file(rules, os.path.join(dir, name))
+        for name in sorted(folders, reverse=True):
+            if not rules.ignored(name, True):
+                waiting.append((f"{id}/{name}" if id else name, f"{dir}/{name}", rules.below(name), depth + 1))
+
+
+def _names(dir: str) -> tuple[list[str], set[str]]:
+    """The folders in a folder, and everything else."""
+    folders, files = [], set()
+    with os.scandir(dir) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            else:
+                files.add(entry.name)
+    return folders, files
+
+
+def _with_ignore_file(rules: Ignores, path: str) -> Ignores:
+    try:
+        fd = os.open(path, _FILE)
+    except OSError:  # gone since, a link, unreadable: then it says nothing
+        return rules
+    try:
+        return _with_ignores_of(rules, fd)
+    finally:
+        os.close(fd)
+
+
+def _with_ignores_of(rules: Ignores, fd: int) -> Ignores:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return rules
+    return rules.with_file(os.read(fd, MAX_IGNORE_FILE).decode(errors="surrogateescape"))
+
+
+def ignores_for(dir: str | os.PathLike[str], root: str | os.PathLike[str]) -> Ignores:
+    """The rules that hold in `dir` by the ignore files of the folders from `root` down to the one above it."""
+    top, bottom = os.path.abspath(root), os.path.abspath(dir)
+    steps = os.path.relpath(bottom, top).split("/") if bottom != top else []
+    if ".." in steps:
+        return Ignores()
+    rules, place = Ignores(), top
+    for step in steps:
+        for name in IGNORE_FILES:
+            rules = _with_ignore_file(rules, f"{place}/{name}")
+        rules, place = rules.below(step), f"{place}/{step}"
+    return rules
+
+
+def read_folder(dir: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None, ignores: Ignores | None = None) -> Folder:
+    """All that belongs to the task in `dir`. What is wrong comes back as faults, never as an exception.
+
+    `root` is what includes may not leave (default: the folder itself); `ignores` as `find_tasks` gives it, else it
+    is read from the root down.
+    """
+    return _Reading(os.path.abspath(dir), os.path.abspath(root if root is not None else dir), ignores).whole()
+
+
+def fingerprint(dir: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None, ignores: Ignores | None = None) -> tuple[Stamp, ...]:
+    """What `read_folder` would read, by stat only: equal fingerprints of a folder that lies still mean equal contents.
+
+    The same files count as in `read_folder`, includes too. () when the folder is not there.
+    """
+    return _Stamping(os.path.abspath(dir), os.path.abspath(root if root is not None else dir), ignores).whole()
+
+
+class _Stop(Exception):
+    """The folder is over a limit: no use in going on."""
+
+
+class _Walk:
+    """One pass over a task folder and its includes. `_take` is given every entry that counts."""
+
+    def __init__(self, dir: str, root: str, ignores: Ignores | None) -> None:
+        self._dir = dir
+        self._root = root
+        self._ignores = ignores_for(dir, root) if ignores is None else ignores
+        self._file = f"{dir}/{TASK_FILE}"
+        self._files = 0
+        self._folders = 0
+        self._seen: set[str] = set()  # paths taken: an include may name what is in the folder anyway
+        self._base = ""  # what links may not leave: the task folder, or the include that is being read
+        self.faults: list[Fault] = []
+
+    def _take(self, fd: int, name: str, path: str, entry: os.DirEntry[str] | None) -> None:
+        raise NotImplementedError
+
+    def _task_yaml(self, fd: int) -> bytes:
+        raise NotImplementedError
+
+    def _walk(self) -> None:
+        """Raises OSError when the folder cannot be opened."""
+        try:
+            fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                asked = wanted(self._task_yaml(fd))
+                rules = _own_rules(self._ignores, fd)
+                self._folder(fd, "", rules.with_patterns(asked.ignore) if asked.ignore else rules, 1)
+            finally:
+                os.close(fd)
+            self._includes(asked)
+        except _Stop:
+            pass
+
+    def _folder(self, fd: int, path: str, rules: Ignores, depth: int) -> None:
+        """Everything in one folder; `rules` with those of its own ignore files. Recursion ends at MAX_DEPTH."""
+        self._folders += 1
+        if self._folders > MAX_FILES:
+            self._over(TOO_MANY_FILES)
+        below = []
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                name = entry.name
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if rules.ignored(name, is_folder) and not (path == "" and name in IGNORE_FILES):
+                    continue
+                wrong = bad_name(name)
+                if wrong is not None:
+                    self._fault(f"{path}{ascii(name)[1:-1]}", wrong)
+                elif is_folder:
+                    below.append(name)
+                else:
+                    self._count(fd, name, path + name, entry)
+        for name in below:
+            self._below(fd, name, f"{path}{name}/", rules.below(name), depth)
+
+    def _below(self, fd: int, name: str, path: str, rules: Ignores, depth: int) -> None:
+        if depth == MAX_DEPTH:
+            self._fault(path[:-1], TOO_DEEP)
+            raise _Stop
+        try:
+            inner = os.open(name, _FOLDER, dir_fd=fd)
+        except OSError as error:
+            self._failed(path[:-1], error)
+            return
+        try:
+            self._folder(inner, path, _own_rules(rules, inner), depth + 1)
+        except OSError as error:
+            self._failed(path[:-1], error)
+        finally:
+            os.close(inner)
+
+    def _count(self, fd: int, name: str, path: str, entry: os.DirEntry[str] | None) -> None:
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        self._files += 1
+        if self._files > MAX_FILES:
+            self._over(TOO_MANY_FILES)
+        self._take(fd, name, path, entry)
+
+    def _includes(self, asked: Wanted) -> None:
+        for written, place in asked.include:
+            wrong = self._include(written)
+            if wrong is not None:
+                self.faults.append(Fault(self._file, place.line, place.column, f"include {written}: {wrong}"))
+
+    def _include(self, written: str) -> str | None:
+        """Take an include; what is wrong with it, if anything. Opened name by name from the root, so no link leads out."""
+        target = posixpath.normpath(posixpath.join(self._dir, written))
+        if not f"{target}/".startswith(f"{self._root}/".replace("//", "/")) or written.startswith("/"):
+            return f"leaves the root {self._root}"
+        if f"{self._dir}/".startswith(f"{target}/"):
+            return "holds the task's own folder"
+        path = posixpath.relpath(target, self._dir)
+        steps = posixpath.relpath(target, self._root).split("/")
+        fds = [os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+        try:
+            rules = Ignores()
+            for step in steps[:-1]:
+                rules = _own_rules(rules, fds[-1]).below(step)
+                fds.append(os.open(step, _FOLDER, dir_fd=fds[-1]))
+            rules = _own_rules(rules, fds[-1]).below(steps[-1])
+            mode = os.stat(steps[-1], dir_fd=fds[-1], follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                fds.append(os.open(steps[-1], _FOLDER, dir_fd=fds[-1]))
+                self._base = f"{path}/"
+                self._folder(fds[-1], self._base, _own_rules(rules, fds[-1]), 1)
+            elif stat.S_ISLNK(mode):
+                return "is a link: name the file it leads to"
+            else:
+                self._count(fds[-1], steps[-1], path, None)
+        except NotADirectoryError:
+            return "leads through a link or a file"
+        except OSError as error:
+            return error.strerror or "cannot be read"
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return None
+
+    def _fault(self, path: str, message: str) -> None:
+        self.faults.append(Fault(f"{self._dir}/{path}", 1, 1, message))
+
+    def _failed(self, path: str, error: OSError) -> None:
+        self._fault(path, f"{path}: {error.strerror}")
+
+    def _over(self, message: str) -> None:
+        self.faults.append(Fault(self._dir, 1, 1, message))
+        raise _Stop
+
+
+def _own_rules(rules: Ignores, fd: int) -> Ignores:
+    """With the ignore files of the folder that is open as `fd`."""
+    for name in IGNORE_FILES:
+        try:
+            file = os.open(name, _FILE, dir_fd=fd)
+        except OSError:
+            continue
+        try:
+            rules = _with_ignores_of(rules, file)
+        finally:
+            os.close(file)
+    return rules
+
+
+class _Reading(_Walk):
+    """Reads what counts."""
+
+    def __init__(self, dir: str, root: str, ignores: Ignores | None) -> None:
+        super().__init__(dir, root, ignores)
+        self._taken: list[FolderFile] = []
+        self._links: dict[str, dict[str, str]] = {}  # base → path below it → target
+        self._moved: list[str] = []
+        self._bytes = 0
+        self._owners = (-1, -1)
+
+    def whole(self) -> Folder:
+        try:
+            self._walk()
+        except OSError as error:
+            return Folder(self._dir, (), (Fault(self._dir, 1, 1, error.strerror or "cannot be read"),))
+        for base, links in self._links.items():
+            for path, message in bad_links(links).items():
+                self._fault(base + path, message)
+        return Folder(self._dir, tuple(self._taken), tuple(self.faults), tuple(self._moved))
+
+    def _task_yaml(self, fd: int) -> bytes:
+        self._owners = (os.fstat(fd).st_uid, os.geteuid())
+        try:
+            mode = os.stat(TASK_FILE, dir_fd=fd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return b""
+        if stat.S_ISREG(mode):
+            self._count(fd, TASK_FILE, TASK_FILE, None)
+            return self._taken[0].content if self._taken else b""
+        self._seen.add(TASK_FILE)
+        self._fault(TASK_FILE, f"{TASK_FILE} is {_called(mode)}: it must be a plain file")
+        return b""
+
+    def _take(self, fd: int, name: str, path: str, entry: os.DirEntry[str] | None) -> None:
+        try:
+            if entry is not None and entry.is_symlink():
+                self._take_link(fd, name, path)
+            elif entry is not None and not entry.is_file(follow_symlinks=False):
+                mode = entry.stat(follow_symlinks=False).st_mode
+                self._fault(path, f"{path} is {_called(mode)}: only files, folders and links can belong to a task")
+            else:
+                self._take_file(fd, name, path)
+        except FileNotFoundError:
+            self._moved.append(path)  # gone between listing and reading
+        except OSError as error:
+            self._failed(path, error)
+
+    def _take_link(self, fd: int, name: str, path: str) -> None:
+        target = os.readlink(name, dir_fd=fd)
+        self._links.setdefault(self._base, {})[path[len(self._base) :]] = target
+        self._taken.append(FolderFile(path, "l", os.fsencode(target)))
+
+    def _take_file(self, fd: int, name: str, path: str) -> None:
+        file = os.open(name, _FILE, dir_fd=fd)
+        try:
+            for _ in range(READ_AGAIN):
+                before = os.fstat(file)
+                if not stat.S_ISREG(before.st_mode):
+                    self._fault(path, f"{path} is {_called(before.st_mode)}: only files, folders and links can belong to a task")
+                    return
+                if before.st_nlink > 1 and before.st_uid not in self._owners:
+                    self._fault(path, f"{path} is a hard link to a file of another user: copy it")
+                    return
+                if self._bytes + before.st_size > MAX_BYTES:
+                    self._over(TOO_MANY_BYTES)
+                content = _read(file, before.st_size)
+                after = os.fstat(file)
+                if _state(before) == _state(after) and len(content) == before.st_size:
+                    break
+                os.lseek(file, 0, os.SEEK_SET)
+            else:
+                self._moved.append(path)
+        finally:
+            os.close(file)
+        self._bytes += len(content)
+        self._taken.append(FolderFile(path, "x" if before.st_mode & 0o100 else "-", content))
+
+
+def _read(fd: int, size: int) -> bytes:
+    """As many bytes as `fstat` promised; one more is asked for, to see a file that grew."""
+    content = os.read(fd, size + 1)
+    while len(content) < size:
+        more = os.read(fd, size + 1 - len(content))
+        if not more:
+            break
+        content += more
+    return content
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
+
+
+def _called(mode: int) -> str:
+    """What kind of thing it is, for a message."""
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISLNK(mode):
+        return "a link"
+    if stat.S_ISFIFO(mode):
+        return "a fifo"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+class _Stamping(_Walk):
+    """Stats what counts."""
+
+    def __init__(self, dir: str, root: str, ignores: Ignores | None) -> None:
+        super().__init__(dir, root, ignores)
+        self._stamps: list[Stamp] = []
+
+    def whole(self) -> tuple[Stamp, ...]:
+        try:
+            self._walk()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            return ((error.strerror or "", 0, 0, 0, 0, 0),)
+        self._stamps.sort()
+        return (*self._stamps, *((f"{fault.file}: {fault.message}", 0, 0, 0, 0, 0) for fault in self.faults))
+
+    def _task_yaml(self, fd: int) -> bytes:
+        try:
+            file = os.open(TASK_FILE, _FILE, dir_fd=fd)
+        except OSError:
+            return b""
+        try:
+            found = os.fstat(file)
+            return os.read(file, found.st_size) if stat.S_ISREG(found.st_mode) and found.st_size <= yaml.TASK.bytes else b""
+        finally:
+            os.close(file)
+
+    def _take(self, fd: int, name: str, path: str, entry: os.DirEntry[str] | None) -> None:
+        try:
+            found = entry.stat(follow_symlinks=False) if entry is not None else os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        self._stamps.append((path, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns, found.st_mode))

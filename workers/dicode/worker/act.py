@@ -1,0 +1,297 @@
+"""The worker at work: claim what is due, carry it out, finish it; keep the leases alive meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+
+from dicode.messages.commands import Claim, Claimed, Finish, Finished, Renew, Renewed
+from dicode.messages.kinds import Condition, Config, Event, Result, Run, Worker
+from dicode.process.blobs import BadBundle, Bundles, MissingBundle
+from dicode.process.clock import mono, wall_ms
+from dicode.process.mirror import Lost, Mirror, append, put
+from dicode.process.role import Context
+from dicode.process.tasklog import LogWriter, run_log
+from dicode.runtime.command import CannotStart, RuntimeMissing, find_program
+from dicode.wire.client import Wire
+from dicode.wire.frames import BadMessage, Heard, StoreAway, StoreFailed, decode_body
+from dicode.worker import decide
+from dicode.worker.job import Outcome, Stop
+from dicode.worker.nursery import Herd, Nursery, clear, end_runs
+from dicode.worker.prepare import Workshop, mark_of, runs_folder
+from dicode.worker.state import Holding, Holdings
+
+LOOK_AGAIN = 1.0  # seconds between two claims when nobody says that something is due
+CANCEL_GRACE = 2.0  # seconds between SIGTERM and SIGKILL of a cancelled run
+GOODBYE = 1.2  # of the seconds a stopping worker has, those it needs to end its runs and say so
+STOP_GRACE = 0.5  # seconds between SIGTERM and SIGKILL of a run whose worker is told to stop
+CONFIG = "dicode.yaml"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker is, apart from what it does."""
+
+    labels: tuple[str, ...] = ()
+
+
+class WorkerRole:
+    """One worker process. `work` lives until the role is told to stop, and some seconds longer for the runs it holds."""
+
+    def __init__(self, context: Context, wire: Wire, labels: tuple[str, ...]) -> None:
+        settings = context.settings
+        self._context = context
+        self._wire = wire
+        self._labels = labels
+        self._name = context.name
+        self._mirror = Mirror(wire, [Config, Worker], self._changed)
+        self._holdings = Holdings()
+        self._herds: dict[str, Herd] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._nursery = Nursery(mark_of(settings, self._name), settings.environ)
+        folder = runs_folder(settings, self._name)
+        clear(folder)
+        self._workshop = Workshop(settings, self._name, folder, Bundles(settings.bundles, settings.trees))
+        self._started = wall_ms()
+        self._told: Worker | None = None
+
+    @property
+    def _config(self) -> Config:
+        return self._mirror.get(Config, CONFIG) or Config()
+
+    @property
+    def _slots(self) -> int:
+        return decide.slots(self._config.max_concurrent_runs, os.cpu_count() or 1)
+
+    async def work(self) -> None:
+        self._nursery.start()
+        listening = [asyncio.create_task(self._mirror.run()), asyncio.create_task(self._listen()), asyncio.create_task(self._keep_leases())]
+        claiming = asyncio.create_task(self._claim_for_ever())
+        stopping = asyncio.create_task(self._context.stopping.wait())
+        try:
+            done, _ = await asyncio.wait([*listening, claiming, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()
+            await self._wind_up(claiming)
+        finally:
+            for task in [*listening, claiming, stopping]:
+                task.cancel()
+            self._nursery.close()
+
+    # --- what is due ---
+
+    async def _claim_for_ever(self) -> None:
+        await self._mirror.start()
+        await self._tell()
+        self._context.keeper.ready()
+        token = ""
+        while not self._context.stopping.is_set():
+            self._wake.clear()
+            free = self._slots - len(self._holdings.by_run)
+            more = False
+            if free > 0:
+                token = token or os.urandom(12).hex()
+                asked_at = mono()
+                try:
+                    claimed = await self._wire.ask(Claim(worker=self._name, token=token, n=free, labels=self._labels), Claimed)
+                except (StoreAway, StoreFailed):
+                    continue  # the same token finds the same runs
+                token = ""
+                for run in claimed.runs:
+                    self._begin(run, asked_at)
+                more = bool(claimed.runs) and claimed.waiting > 0 and len(claimed.runs) < free
+            if not more:
+                await self._sleep(LOOK_AGAIN)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until something may be due, or we stop."""
+        waits = [asyncio.create_task(self._wake.wait()), asyncio.create_task(self._context.stopping.wait())]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+
+    async def _listen(self) -> None:
+        """Changes of runs are hints: something may be due, or one of ours is to be cancelled."""
+        ear = self._wire.subscribe(["Run"])
+        try:
+            while True:
+                for heard in await ear.hear(timeout=10.0):
+                    self._hear(heard)
+        finally:
+            ear.close()
+
+    def _hear(self, heard: Heard) -> None:
+        if heard.heads is not None or not heard.body:
+            return
+        try:
+            run = decode_body("Run", heard.body)
+        except BadMessage:
+            return
+        if not isinstance(run, Run):
+            return
+        if run.status == "queued":
+            self._wake.set()
+        elif run.cancel and run.status == "running":
+            self._cancel([run.id])
+
+    def _changed(self, kind: type, key: str, cause: str) -> None:
+        self._wake.set()  # more slots, perhaps
+
+    # --- one run ---
+
+    def _begin(self, run: Run, asked_at: float) -> None:
+        if mono() - asked_at > decide.TRUST:
+            return  # we slept over it (SIGSTOP, suspend): it may be someone else's by now
+        holding = self._holdings.take(run)
+        if holding is not None:
+            task = asyncio.create_task(self._carry_out(holding), name=f"run {run.id}")
+            self._carrying.add(task)
+            task.add_done_callback(self._carrying.discard)
+
+    async def _carry_out(self, holding: Holding) -> None:
+        try:
+            outcome = await self._execute(holding)
+            await self._finish(holding, outcome)
+        finally:
+            self._holdings.let_go(holding)
+            self._wake.set()
+
+    async def _execute(self, holding: Holding) -> Outcome:
+        run = holding.run
+        try:
+            job = await asyncio.to_thread(self._workshop.job, run, self._config)
+            herd = await self._nursery.begin(job)
+        except (CannotStart, MissingBundle, BadBundle) as error:
+            return self._not_started(run, str(error))
+        except OSError as error:
+            return self._not_started(run, f"SpawnError: {error.filename or ''} {error.strerror or error}".replace("  ", " "))
+        self._herds[run.id] = herd
+        if holding.cancelled or run.cancel:
+            self._cancel([run.id])
+        try:
+            outcome = await herd.outcome()
+        finally:
+            del self._herds[run.id]
+        if outcome.status == "lost" and not holding.refused:
+            await asyncio.to_thread(end_runs, run.id)
+        return outcome
+
+    def _not_started(self, run: Run, why: str) -> Outcome:
+        """It failed before its first line; its log says so."""
+        try:
+            log = LogWriter(run_log(self._context.settings.logs, run.id, run.attempt))
+        except OSError:
+            return Outcome(status="failed", error=why)
+        log.say(why)
+        log.close()
+        return Outcome(status="failed", error=why)
+
+    async def _finish(self, holding: Holding, outcome: Outcome) -> None:
+        """Until the store has it, or says that the run is not ours any more."""
+        run, result = holding.run, None
+        if outcome.value or outcome.content_type:
+            result = Result(outcome.value, outcome.content_type, outcome.content)
+        command = Finish(run=run.id, fence=run.fence, status=outcome.status, exit_code=outcome.exit_code, result=result, error=outcome.error)
+        while not holding.refused:
+            try:
+                finished = await self._wire.ask(command, Finished)
+            except (StoreAway, StoreFailed) as error:
+                self._context.log.debug(f"run {run.id}: {error}")
+                await asyncio.sleep(0.2)
+                continue
+            if finished.fenced:
+                break
+            await self._tell_people(run, outcome, finished)
+            return
+        self._context.log.say(f"task/{run.task} run {run.id}: its result is refused, the lease was lost")
+
+    async def _tell_people(self, run: Run, outcome: Outcome, finished: Finished) -> None:
+        if outcome.status == "succeeded":
+            return
+        again = ", it is tried again" if finished.status == "queued" else ""
+        self._context.log.say(f"task/{run.task} run {run.id} {outcome.status.replace('_', ' ')}: {outcome.error}{again}")
+        event = Event(
+            object=f"task/{run.task}", type="Warning", reason="Run" + outcome.status.title().replace("_", ""),
+            message=f"run {run.id}: {outcome.error}{again}", at=wall_ms(), role=self._name, cause=run.cause,
+        )  # fmt: skip
+        try:
+            await self._mirror.write(append(event, run.cause))
+        except (StoreAway, StoreFailed):
+            return  # an event is for people; the run itself is finished
+
+    # --- leases ---
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(decide.RENEW)
+            held = self._holdings.held()
+            if held:
+                try:
+                    renewed = await self._wire.ask(Renew(worker=self._name, held=held), Renewed, deadline=decide.RENEW)
+                except (StoreAway, StoreFailed):
+                    continue  # a store that comes back has extended every lease; one that does not come back cannot give the run to another
+                self._cancel(renewed.cancel)
+                self._refuse(renewed.lost)
+            await self._tell()
+
+    def _cancel(self, runs: list[str] | tuple[str, ...]) -> None:
+        for holding in self._holdings.of(runs):
+            holding.cancelled = True
+            self._stop(holding, Stop("cancelled", "cancelled", CANCEL_GRACE))
+
+    def _refuse(self, runs: tuple[str, ...]) -> None:
+        for holding in self._holdings.of(runs):
+            holding.refused = True
+            self._stop(holding, Stop("lost", "the lease of this run was lost"))
+
+    def _stop(self, holding: Holding, order: Stop) -> None:
+        herd = self._herds.get(holding.run.id)
+        if herd is not None:
+            herd.stop(order)
+
+    # --- the end ---
+
+    async def _wind_up(self, claiming: asyncio.Task[None]) -> None:
+        """No new runs; those under way get what time there is, then end as lost, which a `retry` repairs."""
+        await asyncio.wait([claiming], timeout=0.5)
+        if self._carrying:
+            await asyncio.wait(self._carrying, timeout=max(0.0, self._context.stop_left() - GOODBYE))
+        for holding in list(self._holdings.by_run.values()):
+            self._stop(holding, Stop("lost", "interrupted: its worker was told to stop", STOP_GRACE))
+        if self._carrying:
+            await asyncio.wait(self._carrying, timeout=max(0.0, self._context.stop_left() - 0.2))
+        await self._tell("gone")
+
+    async def _tell(self, state: str = "ready") -> None:
+        """Keep our own object true; quiet when nothing changed."""
+        missing = _missing_runtimes(self._context.settings.environ, self._started)
+        told = Worker(
+            name=self._name,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            slots=self._slots,
+            busy=len(self._holdings.by_run),
+            labels=self._labels,
+            runtimes=("python", "shell") if missing else ("python", "shell", "deno"),
+            started=self._started,
+            state="gone" if state == "gone" else "ready",
+            conditions=missing,
+        )
+        if told == self._told:
+            return
+        try:
+            await self._mirror.write(put(told, self._name))
+            self._told = told
+        except (StoreAway, StoreFailed, Lost) as error:
+            self._context.log.debug(f"{self._name}: {error}")
+
+
+def _missing_runtimes(environ: dict[str, str], since: int) -> tuple[Condition, ...]:
+    try:
+        find_program("deno", environ, "tasks in TypeScript need deno: pip install 'dicode[deno]'")
+    except RuntimeMissing as missing:
+        return (Condition("RuntimeMissing", True, "RuntimeMissing", str(missing), since),)
+    return ()
