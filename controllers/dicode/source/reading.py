@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from dataclasses import replace
+
 import msgspec
 
 from dicode.messages.fault import Fault
@@ -15,25 +16,28 @@ from dicode.source.state import Known, Reading
 from dicode.spec.folder import Folder, Wanted, wanted
 from dicode.spec.resolve import Resolved, resolve_folder
 
+MAX_FAULTS = 50
 READ_AGAIN = 3  # times at once, while something moves under the reading
 
 
 def read_task(glanced: Glance, folder: str, root: Root, before: Known | None, on_folder: OnFolder, bundles: Bundles) -> Reading:
     """Stat, read all, stat again; once more if anything moved. What was read is bundled before it is told."""
-    known = before
+    known = before or Known(glanced.id)
+    first = glanced.fingerprint
     for _ in range(READ_AGAIN):
-        first = glance(glanced.id, folder, glanced.rules, known, on_folder)
         read = read_folder(folder, root=root.reach, ignores=glanced.rules)
         task_yaml = read.find(TASK_FILE)
         if task_yaml is None and not os.path.lexists(f"{folder}/{TASK_FILE}"):
             return Reading(glanced.id, folder, None)
-        known = _known(glanced, folder, root, wanted(task_yaml.content) if task_yaml is not None else None, before)
+        if task_yaml is not None:
+            known = _asking(known, wanted(task_yaml.content), folder, root)
         _watch_includes(known.includes, on_folder)
         second = glance(glanced.id, folder, glanced.rules, known, on_folder)
-        moved = bool(read.moved) or first.fingerprint != second.fingerprint
+        moved = bool(read.moved) or first != second.fingerprint
         if not moved:
-            known = replace(known, fingerprint=second.fingerprint)
             break
+        first = second.fingerprint
+    known = replace(known, fingerprint=None if moved else second.fingerprint)
     return _resolve(Reading(glanced.id, folder, known, newest=second.newest, unsettled=moved), read, known, bundles)
 
 
@@ -61,14 +65,11 @@ def _changed(before: str, found: Resolved, bundles: Bundles) -> tuple[str, ...]:
     return tuple(sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)))
 
 
-def _known(glanced: Glance, folder: str, root: Root, asked: Wanted | None, before: Known | None) -> Known:
-    """What this task.yaml asks for; where it cannot be read, what the last one asked for."""
-    if asked is None:
-        return replace(before or Known(glanced.id), fingerprint=None)
+def _asking(known: Known, asked: Wanted, folder: str, root: Root) -> Known:
+    """With what this task.yaml asks for. What leaves the root is a fault of the task and not looked at."""
     targets = (posixpath.normpath(posixpath.join(folder, written)) for written, _ in asked.include)
     inside = root.reach.rstrip("/") + "/"
-    includes = tuple(target for target in targets if target.startswith(inside))
-    return replace(before or Known(glanced.id), fingerprint=None, includes=includes, ignore=asked.ignore)
+    return replace(known, includes=tuple(target for target in targets if target.startswith(inside)), ignore=asked.ignore)
 
 
 def _watch_includes(includes: tuple[str, ...], on_folder: OnFolder) -> None:
@@ -82,7 +83,8 @@ def _watch_includes(includes: tuple[str, ...], on_folder: OnFolder) -> None:
 
 
 def with_files_shown(faults: tuple[Fault, ...], working_dir: str) -> tuple[Fault, ...]:
-    return tuple(msgspec.structs.replace(fault, file=shown(fault.file, working_dir)) for fault in faults)
+    """The first faults, which are enough for anybody, with files as people write them."""
+    return tuple(msgspec.structs.replace(fault, file=shown(fault.file, working_dir)) for fault in faults[:MAX_FAULTS])
 
 
 def shown(path: str, working_dir: str) -> str:

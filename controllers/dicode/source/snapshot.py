@@ -22,6 +22,7 @@ from dicode.spec.ignore import IGNORE_FILES, Ignores
 
 MAX_TASKS = 20_000  # a source; SPEC 9
 MAX_IGNORE_FILE = 64 * 1024
+MAX_LINKS = 40  # on the way to a source, as the kernel has it
 
 #: Is told of each folder that matters and its inode, before it is listed: so nothing that comes after is missed.
 OnFolder = Callable[[str, int], None]
@@ -274,3 +275,26 @@ def _with_ignore_files(rules: Ignores, folder: str, names: list[str] | tuple[str
         finally:
             os.close(fd)
     return rules
+
+
+def way_to(path: str) -> set[str]:
+    """What must be watched to hear of another folder standing at `path`: it, each link that leads to it, and the first
+    name on the way that does not exist. Each is named by the real path of the folder it stands in.
+    """
+    found: set[str] = set()
+    place = "/"
+    waiting = [step for step in os.path.abspath(path).split("/") if step][::-1]
+    while waiting and len(found) < MAX_LINKS:
+        step = waiting.pop()
+        here = posixpath.normpath(posixpath.join(place, step))
+        if os.path.islink(here):
+            found.add(here)
+            target = os.readlink(here)
+            waiting += [part for part in target.split("/") if part][::-1]
+            place = "/" if target.startswith("/") else place
+            continue
+        if not waiting or not os.path.lexists(here):
+            found.add(here)
+            break
+        place = here
+    return found

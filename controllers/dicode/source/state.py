@@ -18,6 +18,21 @@ ALL = ""  # as a key of Dirt: the whole source
 UNREST = 10  # times settle: after that a folder is read whether it is quiet or not
 
 
+class Touched(NamedTuple):
+    """Something happened to `name` in `folder`; `at` is when it began, seconds since the epoch.
+
+    `writing`: a file that was opened for writing and has not been closed yet. `gone`: it left this name.
+    A name of "" is the folder itself: it was removed, moved or unmounted.
+    """
+
+    folder: str
+    name: str
+    at: float
+    directory: bool = False
+    writing: bool = False
+    gone: bool = False
+
+
 class Burst(NamedTuple):
     """Why a folder is dirty: one save, as far as anybody can tell."""
 

@@ -14,26 +14,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from watchdog.events import EVENT_TYPE_CLOSED_NO_WRITE, EVENT_TYPE_OPENED, FileSystemEvent, FileSystemEventHandler
 
 from dicode.process.clock import wall
+from dicode.source.state import Touched
 
 MAX_TOUCHED = 10_000  # names per owner between two hand-overs; more than that means "everything"
-
-
-class Touched(NamedTuple):
-    """Something happened to `name` in `folder`; `at` is when it began, seconds since the epoch.
-
-    `writing`: a file that was opened for writing and has not been closed yet. `gone`: it left this name.
-    A name of "" is the folder itself: it was removed, moved or unmounted.
-    """
-
-    folder: str
-    name: str
-    at: float
-    directory: bool = False
-    writing: bool = False
-    gone: bool = False
 
 
 #: Called on the loop's thread with an owner and what was touched; None: events were lost, anything may have happened.
@@ -51,6 +39,8 @@ class Watcher(Protocol):
 
     def forget(self, folder: str, owner: str) -> None:
         """This owner no longer cares for `folder` and all below it."""
+
+    def forget_all(self, owner: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -198,6 +188,11 @@ if sys.platform == "linux":
             if not siblings:
                 del self._below[os.path.dirname(folder)]
 
+        def forget_all(self, owner: str) -> None:
+            with self._lock:
+                mine = [folder for folder, watched in self._watched.items() if owner in watched.owners]
+                self._inotify.remove_callbacks([callback for each in mine for callback in self._release(each, owner)])
+
         def folders(self, owner: str) -> set[str]:
             """What this owner hears of."""
             with self._lock:
@@ -267,6 +262,11 @@ class ObserverWatcher:
             for each in [each for each in self._owners if each == folder or each.startswith(folder + os.sep)]:
                 self._owners[each].pop(owner, None)
 
+    def forget_all(self, owner: str) -> None:
+        with self._lock:
+            for owners in self._owners.values():
+                owners.pop(owner, None)
+
     def close(self) -> None:
         self._observer.stop()
         self._observer.join(timeout=2)
@@ -280,18 +280,16 @@ class ObserverWatcher:
                 self._over.add(owner, Touched(folder, name, wall(), directory))
 
 
-class _Marker:
-    """The one method watchdog's observer calls."""
-
+class _Marker(FileSystemEventHandler):
     def __init__(self, touch: Callable[[str, bool], None]) -> None:
         self._touch = touch
 
-    def dispatch(self, event: object) -> None:
-        if getattr(event, "event_type", "") in ("opened", "closed_no_write"):
-            return
-        for path in (getattr(event, "src_path", ""), getattr(event, "dest_path", "")):
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if event.event_type in (EVENT_TYPE_OPENED, EVENT_TYPE_CLOSED_NO_WRITE):
+            return  # our own reading
+        for path in (event.src_path, event.dest_path):
             if path:
-                self._touch(os.fsdecode(path), bool(getattr(event, "is_directory", False)))
+                self._touch(os.fsdecode(path), event.is_directory)
 
 
 def open_watcher(call_soon: CallSoon, on_touched: OnTouched) -> Watcher:

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+from dicode.process import rights
 from dicode.process.clock import mono
 from dicode.process.logs import Log, complain
 
@@ -50,6 +51,7 @@ OVERSLEPT = 1.0  # seconds: if we wake that much too late we were stopped oursel
 EXITS_KEPT = 10_000
 FDS_WANTED = 65_536
 MESSAGE = 4096  # bytes
+PROGRAM = (sys.executable, "-P", "-m", "dicode")  # shows `dicode <role>` in the process table
 _SET_CHILD_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 
 
@@ -107,8 +109,9 @@ class Ward:
 class Keeper:
     """Runs `wards` until told to stop, or until one of them cannot start at all."""
 
-    def __init__(self, wards: Iterable[Ward], environ: Mapping[str, str], log: Log) -> None:
+    def __init__(self, wards: Iterable[Ward], environ: Mapping[str, str], log: Log, program: Sequence[str] = PROGRAM) -> None:
         self._wards = list(wards)
+        self._program = tuple(program)
         self._environ = dict(environ)
         self._log = log
         self._exits: dict[int, int] = {}  # pid → exit code of orphans, oldest first
@@ -190,11 +193,11 @@ class Keeper:
     def _start(self, ward: Ward, now: float) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environ = {**self._environ, KEEPER_FD: str(theirs.fileno())}
-        argv = [sys.executable, "-P", "-m", "dicode", ward.role, *ward.argv]
+        argv = [*self._program, ward.role, *ward.argv]
         theirs.set_inheritable(True)
         try:
             ward.pid = os.posix_spawn(
-                sys.executable,
+                argv[0],
                 argv,
                 environ,
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
@@ -247,7 +250,7 @@ class Keeper:
         while ward.outbox and ward.link is not None:
             text, fd = ward.outbox[0]
             try:
-                socket.send_fds(ward.link, [text.encode()], [] if fd is None else [fd], socket.MSG_DONTWAIT)
+                rights.send(ward.link, text.encode(), fd)
             except BlockingIOError:
                 self._poller.modify(ward.link, select.POLLIN | select.POLLOUT)
                 return
@@ -263,7 +266,7 @@ class Keeper:
         self._flush(ward)
         while ward.link is not None:
             try:
-                data, fds, _, _ = socket.recv_fds(ward.link, MESSAGE, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+                data, fds = rights.receive(ward.link, MESSAGE, wait=False)
             except BlockingIOError:
                 return
             except OSError:
@@ -455,8 +458,8 @@ def _prepare() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def keep(wards: Iterable[Ward], environ: Mapping[str, str]) -> int:
+def keep(wards: Iterable[Ward], environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> int:
     """Be the keeper of these roles until told to stop. Gives the exit code."""
     _prepare()
     log = Log("keeper", as_json=environ.get("DICODE_LOG_FORMAT") == "json", debug=bool(environ.get("DICODE_DEBUG")))
-    return Keeper(wards, environ, log).run()
+    return Keeper(wards, environ, log, program).run()

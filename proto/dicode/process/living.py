@@ -12,7 +12,7 @@ from dicode.process.role import Context
 async def until_stopped(context: Context, *works: Coroutine[Any, Any, Any]) -> None:
     """Run these until the role is told to stop; then cancel them. An error in one ends all and is raised."""
     stopping = asyncio.create_task(context.stopping.wait(), name="stopping")
-    tasks = [stopping, *(asyncio.create_task(work, name=work.__qualname__) for work in works)]
+    tasks = [stopping, *(asyncio.create_task(work) for work in works)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dicode.process import rights
 from dicode.process.clock import mono
 from dicode.process.keeper import EX_CONFIG as EX_CONFIG
 from dicode.process.keeper import EX_TEMPFAIL as EX_TEMPFAIL
@@ -65,7 +66,7 @@ class Keeper:
     def _receive_kept(self) -> None:
         ended: dict[int, int] = {}
         while True:
-            words, fds = self._receive(0)
+            words, fds = self._receive(wait=True)
             match words:
                 case ["fd", name] if fds:
                     self.kept[name] = fds[0]
@@ -79,13 +80,13 @@ class Keeper:
         # Told again from the beginning of the keeper's memory: a number that is in use again is somebody else.
         self.exits = [(pid, code) for pid, code in ended.items() if not os.path.exists(f"/proc/{pid}")]
 
-    def _receive(self, flags: int) -> tuple[list[str], list[int]]:
+    def _receive(self, *, wait: bool) -> tuple[list[str], list[int]]:
         """The words of one message, none at the end of file. Raises BlockingIOError."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._link, MESSAGE, 1, flags | socket.MSG_CMSG_CLOEXEC)
+            data, fds = rights.receive(self._link, MESSAGE, wait=wait)
         except ConnectionError:
             return [], []
-        return data.decode(errors="replace").split(), list(fds)
+        return data.decode(errors="replace").split(), fds
 
     def fileno(self) -> int:
         return self._link.fileno()
@@ -95,7 +96,7 @@ class Keeper:
         exits, self.exits = self.exits, []
         while True:
             try:
-                words, _ = self._receive(socket.MSG_DONTWAIT)
+                words, _ = self._receive(wait=False)
             except BlockingIOError:
                 return exits
             match words:
@@ -129,9 +130,9 @@ class Keeper:
         self._send(f"words {text}")
 
     def _send(self, text: str, fd: int | None = None, flags: int = 0) -> None:
-        rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
         with suppress(BlockingIOError, ConnectionError):  # full: the keeper is stopped; or gone: hear() tells it
-            self._link.sendmsg([text.encode(errors="replace")[: MESSAGE - 1]], rights, flags)
+            self._link.sendmsg([text.encode(errors="replace")[: MESSAGE - 1]], ancillary, flags)
 
 
 @dataclass
@@ -172,6 +173,7 @@ def start(role: str, package: str, argv: list[str]) -> int:
         main: Callable[[list[str], Settings], int] = importlib.import_module(f"{package}.__main__").main
         return main(argv, settings)
     except Refused as refusal:
+        _say_last(link, refusal)
         return refusal.code
     except Exception as error:
         _say_last(link, error)

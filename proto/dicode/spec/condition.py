@@ -25,7 +25,7 @@ def carried(present: Iterable[Condition], found: Iterable[Condition], generation
     return tuple(result.values())
 
 
-def set_(present: Iterable[Condition], condition: Condition, now: int) -> tuple[Condition, ...]:
+def put(present: Iterable[Condition], condition: Condition, now: int) -> tuple[Condition, ...]:
     """The list with this condition in place of the one of its type."""
     kept = list(present)
     old = find(kept, condition.type)

@@ -29,6 +29,8 @@ def _plain(value: Any) -> Any:
         return {shown: seconds(each) if is_duration else _plain(each) for name, shown, is_duration, each in found if each is not None}
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
     return value
 
 

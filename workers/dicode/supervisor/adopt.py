@@ -16,7 +16,7 @@ from signal import SIGKILL
 from msgspec.structs import replace
 
 from dicode.messages.kinds import Daemon
-from dicode.process.child import Child, Identity, boot_id, kill_tree
+from dicode.process.child import Identity, boot_id, kill_tree
 from dicode.process.child import adopt as adopt_process
 from dicode.process.keeper import told_by
 from dicode.process.tasklog import Stream, daemon_log
@@ -55,17 +55,19 @@ def ended(held: Held, code: int | None) -> None:
     held.clean = code == 0
 
 
-async def adopt(records: Records, kept: Mapping[str, int], exits: Mapping[int, int], installation: str) -> dict[str, Held]:
+async def adopt(records: Records, exits: Mapping[int, int], installation: str) -> dict[str, Held]:
     """All daemons that were left to us, by task. Unfinished starts and strays are ended."""
     book: dict[str, Held] = {}
     for daemon in records.noted():
         if daemon.pid:
-            book[daemon.task] = take_up(daemon, exits)
+            book[daemon.task] = held = take_up(daemon, exits)
+            if held.child is None and not held.exit:
+                records.clear(daemon.task)
         else:
             await end_start(records, daemon.task, daemon.launch)
             records.clear(daemon.task)
-    held = {entry.daemon.launch for entry in book.values() if entry.daemon is not None}
-    for launch in launches_seen(installation) - held:
+    known = {held.daemon.launch for held in book.values() if held.daemon is not None}
+    for launch in launches_seen(installation) - known:
         await kill_tree(None, mark_of(launch), stop_signal=SIGKILL, grace=0)
     return book
 
@@ -98,9 +100,9 @@ def listen(held: Held, kept: Mapping[str, int], outputs: Outputs, logs: Path) ->
     fds: dict[Stream, int] = {}
     for stream, (name, number) in PIPES.items():
         fd = kept.get(f"{name}:{daemon.launch}")
-        fd = os.dup(fd) if fd is not None else reopened(daemon.pid, number) if held.child is not None else None
+        if fd is None and held.child is not None:
+            fd = reopened(daemon.pid, number)
         if fd is not None:
-            os.set_blocking(fd, False)
             fds[stream] = fd
     outputs.follow(daemon.launch, daemon_log(logs, daemon.task), fds)
 
@@ -109,5 +111,3 @@ def stale(kept: Iterable[str], book: Mapping[str, Held]) -> list[str]:
     """Names of kept pipes whose daemon has been accounted for."""
     launches = {held.daemon.launch for held in book.values() if held.daemon is not None}
     return [name for name in kept if name.partition(":")[0] in ("out", "err") and name.partition(":")[2] not in launches]
-
-

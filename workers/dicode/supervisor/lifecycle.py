@@ -330,10 +330,10 @@ def _of_alive(facts: Facts, daemon: Daemon) -> Cue | None:
 
 def _of_absent(facts: Facts, daemon: Daemon) -> Cue | None:
     task = facts.task
-    if task is None or not _is_daemon(task):
-        return None if facts.daemon is None else Cue.REMOVED
     if facts.leave_by is not None:
         return None
+    if task is None or not _is_daemon(task):
+        return None if facts.daemon is None else Cue.REMOVED
     if task.suspended:
         return Cue.UNWANTED if daemon.state != "stopped" else _label_cue(task, daemon)
     if _is_unstartable(facts, task):
@@ -470,7 +470,7 @@ def _burial(ended: Ended, daemon: Daemon, to: DaemonState, now: int) -> Bury:
         return Bury(msgspec.structs.replace(after, conditions=calm), Said("Exited", f"ended: {ended.how}; {when}", True))
     looping = condition.find(daemon.conditions, "CrashLoop") is not None
     message = f"ends again and again, last: {ended.how}; tried again ever more slowly, see `dicode logs {daemon.task} --previous`"
-    conditions = condition.set_(after.conditions, Condition("CrashLoop", True, "ExitsAgain", message, observed_generation=daemon.generation), now)
+    conditions = condition.put(after.conditions, Condition("CrashLoop", True, "ExitsAgain", message, observed_generation=daemon.generation), now)
     said = None if looping else Said("CrashLoop", f"is in a crash loop: {failures} exits in a row, last: {ended.how}", True)
     return Bury(msgspec.structs.replace(after, conditions=conditions), said)
 
@@ -496,7 +496,7 @@ def _refusal(facts: Facts, daemon: Daemon, to: DaemonState) -> Relabel:
     first = known is None or daemon.failed != digest
     before = condition.clear(daemon.conditions, "StartFailed") if first else daemon.conditions
     generation = _wanted(facts).generation
-    conditions = condition.set_(before, Condition("StartFailed", True, reason, why, observed_generation=generation), facts.now)
+    conditions = condition.put(before, Condition("StartFailed", True, reason, why, observed_generation=generation), facts.now)
     failing_for = 0 if first or known is None else facts.now - known.since
     retry_at = facts.now + min(max(failing_for, RETRY_FIRST), BACKOFF_MAX)
     since = daemon.since if to == daemon.state else facts.now

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from dicode.messages.kinds import Daemon, Event
+from dicode.messages.kinds import Daemon
 from dicode.process.child import Child
 from dicode.supervisor.lifecycle import Trouble
-
-EVENTS_KEPT = 100  # that wait for a store that is away
 
 
 @dataclass
@@ -24,7 +22,3 @@ class Held:
     prepared: str = ""  # digest
     trouble: Trouble | None = None
     making_ready: tuple[str, asyncio.Task[object]] | None = None  # digest, and the work under way for it
-    events: list[Event] = field(default_factory=list)  # not in the store yet
-
-    def tell(self, event: Event) -> None:
-        self.events = [*self.events, event][-EVENTS_KEPT:]

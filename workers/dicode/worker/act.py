@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from dataclasses import dataclass
 
 from dicode.messages.commands import Claim, Claimed, Finish, Finished, Renew, Renewed
 from dicode.messages.kinds import Condition, Config, Event, Result, Run, Worker
@@ -30,13 +29,6 @@ STOP_GRACE = 0.5  # seconds between SIGTERM and SIGKILL of a run whose worker is
 CONFIG = "dicode.yaml"
 
 
-@dataclass(frozen=True)
-class Place:
-    """What a worker is, apart from what it does."""
-
-    labels: tuple[str, ...] = ()
-
-
 class WorkerRole:
     """One worker process. `work` lives until the role is told to stop, and some seconds longer for the runs it holds."""
 
@@ -48,7 +40,7 @@ class WorkerRole:
         self._name = context.name
         self._mirror = Mirror(wire, [Config, Worker], self._changed)
         self._holdings = Holdings()
-        self._herds: dict[str, Herd] = {}
+        self._herds: dict[tuple[str, int], Herd] = {}  # by run and fence: a run may come back while its lost attempt still ends
         self._carrying: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._nursery = Nursery(mark_of(settings, self._name), settings.environ)
@@ -135,7 +127,7 @@ class WorkerRole:
         if run.status == "queued":
             self._wake.set()
         elif run.cancel and run.status == "running":
-            self._cancel([run.id])
+            self._cancel([each for each in self._holdings.of([run.id]) if each.run.fence == run.fence])
 
     def _changed(self, kind: type, key: str, cause: str) -> None:
         self._wake.set()  # more slots, perhaps
@@ -168,13 +160,13 @@ class WorkerRole:
             return self._not_started(run, str(error))
         except OSError as error:
             return self._not_started(run, f"SpawnError: {error.filename or ''} {error.strerror or error}".replace("  ", " "))
-        self._herds[run.id] = herd
+        self._herds[run.id, run.fence] = herd
         if holding.cancelled or run.cancel:
-            self._cancel([run.id])
+            self._cancel([holding])
         try:
             outcome = await herd.outcome()
         finally:
-            del self._herds[run.id]
+            del self._herds[run.id, run.fence]
         if outcome.status == "lost" and not holding.refused:
             await asyncio.to_thread(end_runs, run.id)
         return outcome
@@ -233,22 +225,22 @@ class WorkerRole:
                     renewed = await self._wire.ask(Renew(worker=self._name, held=held), Renewed, deadline=decide.RENEW)
                 except (StoreAway, StoreFailed):
                     continue  # a store that comes back has extended every lease; one that does not come back cannot give the run to another
-                self._cancel(renewed.cancel)
-                self._refuse(renewed.lost)
+                self._cancel(self._holdings.of(renewed.cancel, held))
+                self._refuse(self._holdings.of(renewed.lost, held))
             await self._tell()
 
-    def _cancel(self, runs: list[str] | tuple[str, ...]) -> None:
-        for holding in self._holdings.of(runs):
+    def _cancel(self, holdings: list[Holding]) -> None:
+        for holding in holdings:
             holding.cancelled = True
             self._stop(holding, Stop("cancelled", "cancelled", CANCEL_GRACE))
 
-    def _refuse(self, runs: tuple[str, ...]) -> None:
-        for holding in self._holdings.of(runs):
+    def _refuse(self, holdings: list[Holding]) -> None:
+        for holding in holdings:
             holding.refused = True
             self._stop(holding, Stop("lost", "the lease of this run was lost"))
 
     def _stop(self, holding: Holding, order: Stop) -> None:
-        herd = self._herds.get(holding.run.id)
+        herd = self._herds.get((holding.run.id, holding.run.fence))
         if herd is not None:
             herd.stop(order)
 

@@ -27,9 +27,9 @@ from typing import NoReturn
 from dicode.process.clock import mono
 from dicode.process.tasklog import LogWriter, Stream
 from dicode.sdk.entry import run_task
-from dicode.sdk.values import KvFile
 from dicode.sdk.names import NAMES
 from dicode.sdk.server import RESULT_MAX, Conversation, Desk, Hangup
+from dicode.sdk.values import KvFile
 from dicode.worker import tree
 from dicode.worker.decide import Ended, Returned, judge
 from dicode.worker.job import LENGTH, Job, Needs, Outcome, Stop, order, packed

@@ -40,5 +40,9 @@ class Holdings:
         """What to renew."""
         return tuple(Held(each.run.id, each.run.fence) for each in self.by_run.values() if not each.refused)
 
-    def of(self, runs: Iterable[str]) -> list[Holding]:
-        return [self.by_run[run] for run in runs if run in self.by_run]
+    def of(self, runs: Iterable[str], asked: Iterable[Held] | None = None) -> list[Holding]:
+        """Those of these runs that we hold; with `asked`, only under the very fence that was asked about: an answer about a lost attempt
+        may come when the next one of the same run is ours again."""
+        fences = None if asked is None else {each.run: each.fence for each in asked}
+        found = [self.by_run[run] for run in runs if run in self.by_run]
+        return found if fences is None else [each for each in found if fences.get(each.run.id) == each.run.fence]

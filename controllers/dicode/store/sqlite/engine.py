@@ -70,9 +70,9 @@ class Sqlite:
         return int(row[0]) if row else 0
 
     def begin(self) -> None:
+        self._began = self.memory.mark()
         with told_apart():
             self.execute("BEGIN IMMEDIATE")
-        self._began = self.memory.mark()
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
