@@ -6,6 +6,7 @@ import asyncio
 import random
 import resource
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +26,14 @@ from dicode.messages.commands import (
     Finished,
     Found,
     Get,
+    Held,
     List,
     Listing,
     Ping,
     Pong,
     Put,
+    Renew,
+    Renewed,
     Write,
     Written,
 )
@@ -313,6 +317,21 @@ class TestQueue:
             wire.ask(Claim(worker="w", token="t1", n=1, lease=500), Claimed)
             wait_for(lambda: (heard := wire.hear(1.0)) is not None and b"lost" in heard.body, 5.0)
 
+    def test_a_store_that_stood_still_takes_nothing_from_who_kept_renewing(self, store: RealStore) -> None:
+        role = store.role()
+        with store.wire() as wire:
+            wire.ask(Write(ops=(put(task("a"), "a"),)), Written)
+            wire.ask(Enqueue(run=run("r1")), Enqueued)
+            (taken,) = wire.ask(Claim(worker="w", token="t1", n=1, lease=1000), Claimed).runs
+            renew = Renew(worker="w", held=(Held("r1", taken.fence),), lease=1000)
+            for _ in range(2):
+                role.suspend()
+                timer = threading.Timer(2.0, role.resume)
+                timer.start()
+                assert wire.ask(renew, Renewed) == Renewed()
+                timer.join()
+                assert wire.ask(renew, Renewed) == Renewed()
+
 
 class TestFullDisk:
     def test_no_false_word_and_no_crash_while_there_is_no_room(self, store: RealStore) -> None:
@@ -333,28 +352,26 @@ class TestFullDisk:
             acked = 12 - refused
             resource.prlimit(role.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             wire.ask(Write(ops=(Put("Task", "after", body),)), Written)
-            assert len(wire.ask(Listing and List(what="Task", since=1), Listing).changes) > 0
+            assert len(wire.ask(List(what="Task", since=1), Listing).changes) > 0
         assert role.is_running() and len(table(store)) == acked + 2
         assert "writing works again" in store.said()
 
 
-def test_a_socket_belongs_to_the_thread_that_made_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_socket_belongs_to_the_thread_that_made_it() -> None:
     """Z6: our error, instead of libzmq's abort."""
-    with RealStore() as store:
-        pass
-    server = Server(f"ipc://{store.folder}/c", f"ipc://{store.folder}/p")
-    errors: list[BaseException] = []
+    with tempfile.TemporaryDirectory(prefix="dcs-") as folder:
+        server = Server(f"ipc://{folder}/c", f"ipc://{folder}/p")
+        errors: list[BaseException] = []
 
-    def misuse() -> None:
-        for wrong in (lambda: server.asked(0), lambda: server.heartbeat("e", 0, {}), lambda: server.reply(b"", b"", Pong(epoch="e", head=0))):
-            try:
-                wrong()
-            except RuntimeError as error:
-                errors.append(error)
+        def misuse() -> None:
+            for wrong in (lambda: server.asked(0), lambda: server.heartbeat("e", 0, {}), lambda: server.reply(b"", b"", b"")):
+                try:
+                    wrong()
+                except RuntimeError as error:
+                    errors.append(error)
 
-    thread = threading.Thread(target=misuse)
-    thread.start()
-    thread.join()
-    server.close()
+        thread = threading.Thread(target=misuse)
+        thread.start()
+        thread.join()
+        server.close()
     assert len(errors) == 3
-    (store.folder / "c").unlink(missing_ok=True)

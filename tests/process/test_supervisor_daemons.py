@@ -104,7 +104,7 @@ class Installation:
         keeper = self.roles[role].pid
         for child in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split():
             try:
-                if role.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                if role.encode() in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
                     return int(child)
             except OSError:
                 continue

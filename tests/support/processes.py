@@ -19,6 +19,12 @@ def children(pid: int) -> list[psutil.Process]:
     return []
 
 
+def descendants(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child for child in psutil.Process(pid).children(recursive=True) if _lives(child)]
+    return []
+
+
 def role_pids(keeper: int) -> dict[str, list[int]]:
     """Role word → pids of the role processes below this keeper, by their command lines."""
     found: dict[str, list[int]] = {}

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from tests.support import processes
 from tests.support.waiting import DEADLINE, wait_for
 
@@ -85,7 +86,7 @@ class System:
 
     def start(self, *words: str, cwd: Path | None = None, **environ: str) -> subprocess.Popen[bytes]:
         """`dicode <words>` in a session of its own, output to a file."""
-        return self.start_program([DICODE, *words], cwd, **environ)
+        return self.start_program([DICODE, *words], cwd, (), **environ)
 
     def up(self, *words: str, **environ: str) -> subprocess.Popen[bytes]:
         """`dicode up`, when all its roles have their locks."""
@@ -93,9 +94,11 @@ class System:
 
     def honcho(self, *words: str, **environ: str) -> subprocess.Popen[bytes]:
         """`honcho start` with the Procfile of the repository."""
-        return self.start_program([str(BIN / "honcho"), "-f", str(REPOSITORY / "Procfile"), "-d", str(self.home), "start", *words], None, **environ)
+        return self.start_program(
+            [str(BIN / "honcho"), "-f", str(REPOSITORY / "Procfile"), "-d", str(self.home), "start", *words], None, (), **environ
+        )
 
-    def start_program(self, argv: list[str], cwd: Path | None = None, **environ: str) -> subprocess.Popen[bytes]:
+    def start_program(self, argv: list[str], cwd: Path | None = None, pass_fds: tuple[int, ...] = (), **environ: str) -> subprocess.Popen[bytes]:
         with open(self.output, "ab") as output:
             program = subprocess.Popen(
                 argv,
@@ -105,6 +108,7 @@ class System:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         self.started.append(program)
         return program
@@ -156,7 +160,8 @@ class System:
 
     def _when_locked(self, keeper: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         def locked() -> bool:
-            assert keeper.poll() is None, f"it ended with {keeper.returncode}:\n{self.said()}"
+            if keeper.poll() is not None:
+                pytest.fail(f"it ended with {keeper.returncode}:\n{self.said()}")
             roles = self.pids(keeper)
             return bool(roles) and all(self.holds("worker-1" if role == "worker" else role) == keeper.pid for role in roles)
 

@@ -54,6 +54,7 @@ class Desk:
     def __init__(self, folder: Path, environ: dict[str, str] | None = None) -> None:
         self.settings = Settings(folder / "data", None)
         self.settings.make()
+        (self.settings.run / "source-controller.lock").touch()  # the trigger-engine takes our word for that role, too
         self.output = folder / "output.txt"
         self._environ = {**os.environ, "DICODE_DATA_DIR": str(self.settings.data_dir), **(environ or {})}
         self._environ.pop("DICODE_KEEPER_FD", None)

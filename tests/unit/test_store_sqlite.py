@@ -8,7 +8,7 @@ import apsw
 import pytest
 from tests.support.store_desk import START, Desk, put, run, task
 
-from dicode.messages.commands import Append, Enqueue, Enqueued, Failed, Found, Get, Put, Write, Written
+from dicode.messages.commands import Append, Enqueue, Enqueued, Failed, Found, Get, Held, Put, Renew, Renewed, Write, Written
 from dicode.messages.kinds import Event, Run, Source, Task
 from dicode.store import sql
 from dicode.store.engine import Corrupt, TooNew
@@ -86,13 +86,20 @@ class TestFullDisk:
     def test_nothing_is_acknowledged_that_is_not_written_and_it_heals_by_itself(self, desk: Desk) -> None:
         """A database that may not grow stands for the full disk: SQLite gives the same error."""
         desk.register("a")
+        desk.enqueue(run("held"))
+        (held,) = desk.claim("t0")
         db: apsw.Connection = desk.engine._db  # type: ignore[attr-defined]
         pages = db.pragma("page_count")
         db.pragma("max_page_count", pages)
-        before = desk.engine.head()
-        answers = desk.batch(Enqueue(run=run("small")), Write(ops=(Put("Task", "big", bytes(500_000)),)), Enqueue(run=run("late")))
+        before, listed = desk.engine.head(), desk.list("Run").changes
+        desk.wait(5000)
+        renew = Renew(worker="w1", held=(Held("held", held.fence),))
+        *answers, renewed = desk.batch(Enqueue(run=run("small")), Write(ops=(Put("Task", "big", bytes(500_000)),)), Enqueue(run=run("late")), renew)
+        assert renewed == Renewed()
+        desk.wait(5000)
+        assert not desk.engine.queue.overdue(desk.at)
         assert all(isinstance(answer, Failed) and answer.retry for answer in answers)
-        assert "disk is full" in desk.service.trouble and desk.engine.head() == before and desk.list("Run").changes == ()
+        assert "disk is full" in desk.service.trouble and desk.engine.head() == before and desk.list("Run").changes == listed
         assert isinstance(desk.batch(Get(what="Task", key="a"))[0], Found)
         db.pragma("max_page_count", 1_000_000)
         assert desk.enqueue(run("small")) == Enqueued(run="small")

@@ -6,52 +6,23 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.small_store import SmallStore
 
 from dicode.messages.commands import Change
 from dicode.messages.kinds import ConfigSource, Schedule, Source, Task
 from dicode.process.tables import Tables
-from dicode.wire.frames import Header, Heads, Heard, encode
+from dicode.wire.frames import Header, Heard, encode
 
 KINDS = (Task, Schedule)
-
-
-class SmallStore:
-    """Revs, tombstones and publications, as the store makes them."""
-
-    def __init__(self) -> None:
-        self.epoch, self.rev = "e0", 0
-        self.rows: dict[tuple[str, str], tuple[int, bytes | None]] = {}
-        self.last = {"Task": 0, "Schedule": 0}
-
-    def write(self, kind: str, key: str, body: bytes | None) -> Heard:
-        self.rev += 1
-        self.rows[kind, key] = (self.rev, body)
-        prev, self.last[kind] = self.last[kind], self.rev
-        return Heard(Header(1, self.epoch, kind, key, self.rev, prev), body or b"")
-
-    def heartbeat(self) -> Heard:
-        return Heard(Header(1, self.epoch, "", "", self.rev, self.rev), b"", Heads(self.rev, dict(self.last)))
-
-    def listing(self, kind: str, since: int) -> list[Change]:
-        rows = [(rev, key, body) for (k, key), (rev, body) in self.rows.items() if k == kind and rev > since]
-        return [Change(key, rev, body, "") for rev, key, body in sorted(rows)]
-
-    def present(self, kind: str) -> dict[str, bytes]:
-        return {key: body for (k, key), (_, body) in self.rows.items() if k == kind and body is not None}
 
 
 def body(kind: str, key: str, number: int) -> bytes:
     return encode(Task(id=key, source="s", generation=number) if kind == "Task" else Schedule(task=key, next=number))
 
 
-def resync(tables: Tables, store: SmallStore, stale: set[type]) -> None:
-    for kind in stale:
-        tables.listed(kind, store.listing(kind.__name__, tables.complete_to(kind)), store.rev, full=False)
-
-
 @given(st.integers(0, 2**32), st.integers(1, 120), st.sampled_from([0.0, 0.3, 1.0]))
 def test_tables_converge_with_hints_lost_doubled_and_late(seed: int, steps: int, loss: float) -> None:
-    chance, store = random.Random(seed), SmallStore()
+    chance, store = random.Random(seed), SmallStore("Task", "Schedule")
     tables = Tables(KINDS, lambda kind, key, cause: None)
     flying: list[Heard] = []
     for number in range(steps):
@@ -62,8 +33,8 @@ def test_tables_converge_with_hints_lost_doubled_and_late(seed: int, steps: int,
         if chance.random() < 0.5:
             heard = [hint for hint in flying if chance.random() >= loss for _ in range(chance.choice([1, 1, 2]))]
             flying.clear()
-            resync(tables, store, tables.hear(heard))
-    resync(tables, store, tables.hear([store.heartbeat()]))
+            store.resync(tables, tables.hear(heard))
+    store.resync(tables, tables.hear([store.heartbeat()]))
     for kind in KINDS:
         mine = {key: encode(value) for key, value in tables.all(kind)}
         assert mine == store.present(kind.__name__)
@@ -71,18 +42,18 @@ def test_tables_converge_with_hints_lost_doubled_and_late(seed: int, steps: int,
 
 def test_our_own_write_is_known_at_once_and_its_echo_changes_nothing() -> None:
     changed: list[str] = []
-    store = SmallStore()
+    store = SmallStore("Task", "Schedule")
     tables = Tables(KINDS, lambda kind, key, cause: changed.append(key))
-    resync(tables, store, tables.hear([store.heartbeat()]))
+    store.resync(tables, tables.hear([store.heartbeat()]))
     echo = store.write("Task", "a", body("Task", "a", 1))
     tables.set(Task, "a", store.rev, store.present("Task")["a"], "")
     assert tables.hear([echo]) == set() and changed == ["a"]
 
 
 def test_an_old_word_about_something_deleted_since_is_not_believed() -> None:
-    store = SmallStore()
+    store = SmallStore("Task", "Schedule")
     tables = Tables(KINDS, lambda kind, key, cause: None)
-    resync(tables, store, tables.hear([store.heartbeat()]))
+    store.resync(tables, tables.hear([store.heartbeat()]))
     late = store.write("Task", "a", body("Task", "a", 1))
     deletion = store.write("Task", "a", None)
     tables.set(Task, "a", deletion.header.rev, None, "")
@@ -91,7 +62,7 @@ def test_an_old_word_about_something_deleted_since_is_not_believed() -> None:
 
 
 def test_a_full_listing_removes_what_it_does_not_name() -> None:
-    store = SmallStore()
+    store = SmallStore("Task", "Schedule")
     tables = Tables(KINDS, lambda kind, key, cause: None)
     tables.hear([store.heartbeat()])
     tables.set(Task, "old", 3, body("Task", "old", 1), "")

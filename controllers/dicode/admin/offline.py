@@ -79,14 +79,14 @@ def schema() -> int:
 
 
 def _resolve(path: Path, root: Path | None) -> Rendered:
-    top = os.path.abspath(path)
+    top = os.path.realpath(path)
     if os.path.isfile(top) and os.path.basename(top) == TASK_FILE:
         top = os.path.dirname(top)
     if os.path.isfile(top) or os.path.lexists(f"{top}/{TASKSET_FILE}"):
         file = top if os.path.isfile(top) else f"{top}/{TASKSET_FILE}"
         fault = Fault(file, 1, 1, "TaskSets are not read in this release yet: point at a folder of task folders")
         return Rendered({"": (fault,)}, os.path.dirname(file))
-    limit = os.path.abspath(root) if root is not None else work_tree(top)
+    limit = os.path.realpath(root) if root is not None else work_tree(top)
     tasks: dict[str, Resolved | tuple[Fault, ...]] = {}
 
     def unreadable(error: OSError) -> None:

@@ -91,8 +91,13 @@ class Reconciler:
         after, answer = carry_out(request, before, [key for key, _ in self.mirror.all(Task)], now)
         operations: list[Put | Delete | Append] = []
         if after is not None and after != before:
-            event = Event(object=f"task/{after.id}", reason=request.verb.removeprefix("task.").capitalize(), message=f"asked for by {request.who}", at=now, role="reconciler")
+            event = Event(
+                object=f"task/{after.id}",
+                reason=request.verb.removeprefix("task.").capitalize(),
+                message=f"asked for by {request.who}",
+                at=now,
+                role="reconciler",
+            )
             operations += [put(after, after.id, self.mirror.rev(Task, after.id)), append(event)]
         answered = msgspec.structs.replace(request, answer=answer)
         await self.mirror.write(*operations, put(answered, token, self.mirror.rev(Request, token)))
-

@@ -100,7 +100,9 @@ class Queue(Protocol):
 
     def claim(self, worker: str, token: str, n: int, labels: Sequence[str], runtimes: Sequence[str], lease: int, at: Moment) -> Claimed: ...
 
-    def renew(self, worker: str, held: Sequence[Held], lease: int, at: Moment) -> Renewed: ...
+    def renew(self, worker: str, held: Sequence[Held], lease: int, at: Moment) -> Renewed:
+        """Good at once, also outside a batch."""
+        ...
 
     def finish(self, run: str, fence: int, status: RunStatus, exit_code: int | None, result: Result | None, error: str, at: Moment) -> Finished: ...
 
@@ -140,7 +142,10 @@ class Engine(Protocol):
         ...
 
     def attempt(self) -> AbstractContextManager[None]:
-        """A part of the batch that is undone alone when it raises."""
+        """A part of the batch that is undone alone when it raises BadCommand. Outside a batch: for what only reads.
+
+        Raises Unavailable, Corrupt: then the whole batch is to be rolled back.
+        """
         ...
 
     def commit(self) -> list[Committed]:

@@ -24,6 +24,7 @@ SILENCE = 0.3  # seconds without a command after which a stopping store may go
 STOP_WITHIN = 4.5  # seconds; half a second after everyone else
 EXPIRE_EVERY = 0.25  # seconds
 LOOK_EVERY = 5.0  # seconds between two looks whether the file is still ours
+STALL = 1.0  # seconds between two rounds of this loop, which turns four times a second
 OPEN_EVERY = 1.0  # seconds between two tries on a full disk
 TIDY_EVERY = 60.0  # seconds between two rounds of forgetting
 TIDY_STEP = 0.05  # seconds between two steps of one round
@@ -45,14 +46,15 @@ class Loop:
         self._gone = False  # the file is no longer where we opened it
         self._last_asked = mono()
         self._stop_asked_at = 0.0
-        self._due: dict[Callable[[], float], float] = {}  # chore → when; each gives back in how many seconds it is due again
+        self._listened = now()  # all that had arrived by then has been answered
+        self._due: dict[Callable[[], float | None], float] = {}  # chore → when; it says in how many seconds it is due again, None: never
         self._chores(self._beat, self._heartbeat, self._expire, self._look, self._tidy)
         self._open()
 
-    def _chores(self, *chores: Callable[[], float]) -> None:
+    def _chores(self, *chores: Callable[[], float | None]) -> None:
         self._due.update(dict.fromkeys(chores, mono()))
 
-    def _open(self) -> float:
+    def _open(self) -> float | None:
         """Open the database; a damaged one makes room for an empty one."""
         path = self._context.settings.database
         try:
@@ -70,16 +72,16 @@ class Loop:
         except (TooNew, OSError) as error:
             raise role.Refused(f"{path}: {error}", role.EX_CONFIG) from None
         self._service = Service(self._engine, os.urandom(8).hex())
-        self._due.pop(self._open, None)
         self._say_trouble("")
         self._context.keeper.ready()
-        return 0.0
+        return None
 
     def live(self) -> bool:
         """Until told to stop. False: the file was taken away, only a new start can help. Raises Corrupt."""
         try:
             while not self._may_go() and not self._gone:
                 batch = self._server.asked(self._wait())
+                self._listen()
                 self._hear()
                 if batch:
                     self._answer(batch)
@@ -89,6 +91,12 @@ class Loop:
                 self._engine.close()
             self._server.close()
         return not self._gone
+
+    def _listen(self) -> None:
+        """After a stall (a slow disk, SIGSTOP) nobody's lease is judged for a moment: renewals may still be on their way in."""
+        before, self._listened = self._listened, now()
+        if self._listened.mono - before.mono > STALL * 1000:
+            self._due[self._expire] = mono() + STALL
 
     def _wait(self) -> float:
         if self._server.joined:
@@ -120,8 +128,13 @@ class Loop:
         """`pressed`: more commands are waiting; then leases wait too, for a renewal may be among them."""
         instant = mono()
         for chore, at in list(self._due.items()):
-            if at <= instant and not (pressed and chore in (self._expire, self._tidy)):
-                self._due[chore] = instant + chore()
+            if at > instant or (pressed and chore in (self._expire, self._tidy)):
+                continue
+            again = chore()
+            if again is None:
+                del self._due[chore]
+            else:
+                self._due[chore] = instant + again
 
     def _beat(self) -> float:
         self._context.keeper.beat()
@@ -135,7 +148,7 @@ class Loop:
     def _expire(self) -> float:
         if self._service is not None:
             try:
-                self._publish(self._service.expire(now()))
+                self._publish(self._service.expire(self._listened))
             except Unavailable as error:
                 self._say_trouble(str(error))
         return EXPIRE_EVERY

@@ -34,7 +34,7 @@ T = TypeVar("T")
 REMEMBERED = 20_000  # answers
 REMEMBERED_BYTES = 32 << 20
 REMEMBERED_FOR = 600_000  # ms
-READS = (Get, List, Ping)
+LIGHT = (Get, List, Ping, Renew)  # they write nothing: a renewal is kept in memory alone
 
 
 class Asked(NamedTuple):
@@ -55,24 +55,35 @@ class Service:
 
     def answer(self, batch: Sequence[Asked], at: Moment) -> tuple[list[bytes], list[Committed]]:
         """The encoded replies, in order, and what to publish. All of it is durable. Raises Corrupt."""
-        if all(isinstance(asked.command, READS) for asked in batch):
-            return [encode(self._read(asked.command)) for asked in batch], []
+        if all(isinstance(asked.command, LIGHT) for asked in batch):
+            return [self._light(asked.command, at) for asked in batch], []
         self._answered.forget(at)
         try:
             replies, changes = self._transaction(batch, at)
         except Unavailable as error:
             self.engine.rollback()
             self.trouble = str(error)
-            failed = encode(Failed(message=str(error), retry=True))
-            return [self._answered.get(asked.request) or failed for asked in batch], []
+            return [self._without_writing(asked, at) for asked in batch], []
         except BaseException:
             self.engine.rollback()
             raise
         self.trouble = ""
         for asked, reply in zip(batch, replies, strict=True):
-            if not isinstance(asked.command, (*READS, Renew)):
+            if not isinstance(asked.command, LIGHT):
                 self._answered.add(asked.request, reply, at)
         return replies, changes
+
+    def _without_writing(self, asked: Asked, at: Moment) -> bytes:
+        """What can be said while nothing can be written. Workers keep what they hold."""
+        if isinstance(asked.command, LIGHT):
+            return self._light(asked.command, at)
+        return self._answered.get(asked.request) or encode(Failed(message=self.trouble, retry=True))
+
+    def _light(self, command: AnyCommand, at: Moment) -> bytes:
+        try:
+            return self._tried(command, at)
+        except Unavailable as error:
+            return encode(Failed(message=str(error), retry=True))
 
     def _transaction(self, batch: Sequence[Asked], at: Moment) -> tuple[list[bytes], list[Committed]]:
         self.engine.begin()
@@ -95,14 +106,6 @@ class Service:
                 return reply
         except (BadCommand, msgspec.MsgspecError) as error:
             return encode(Failed(message=str(error)))
-
-    def _read(self, command: AnyCommand) -> AnyReply:
-        try:
-            return self._do(command, Moment(0, 0))
-        except BadCommand as error:
-            return Failed(message=str(error))
-        except Unavailable as error:
-            return Failed(message=str(error), retry=True)
 
     def _do(self, command: AnyCommand, at: Moment) -> AnyReply:
         objects, queue, leases = self.engine.objects, self.engine.queue, self.engine.leases

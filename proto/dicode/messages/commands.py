@@ -27,7 +27,7 @@ class Put(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="
 
 
 class Delete(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="op", tag="delete"):
-    """Remove one object; a tombstone is kept for 24 h. Deleting what is not there changes nothing."""
+    """Remove one object; a tombstone is kept for 24 h. Deleting what is not there changes nothing and has rev 0."""
 
     kind: str
     key: str
@@ -60,7 +60,8 @@ class List(Command, frozen=True, kw_only=True, tag="list"):
     """What changed after `since` (0: all), oldest rev first, deletions too. Answers `Listing`.
 
     `since` older than the kept tombstones, or newer than the head, is answered in full (`full` is set).
-    `after` and `until` continue a listing that did not fit into one frame.
+    A listing that did not fit into one frame goes on with `after` = the last rev it had; what changes meanwhile comes on a
+    later page. `until` may give the head of the first page: then older deletions are left out, where `since` is 0.
     """
 
     what: str
@@ -80,7 +81,10 @@ class Enqueue(Command, frozen=True, kw_only=True, tag="enqueue"):
 
 
 class Claim(Command, frozen=True, kw_only=True, tag="claim"):
-    """Take up to `n` due runs this worker may run. Answers `Claimed`. The same token finds the same runs again."""
+    """Take up to `n` (at most 256) due runs this worker may run, as many as fit into a frame. Answers `Claimed`.
+
+    The same token finds the same runs again, as long as they run. No `runtimes` means all.
+    """
 
     worker: str
     token: str
@@ -130,6 +134,8 @@ class Acquire(Command, frozen=True, kw_only=True, tag="acquire"):
 
 
 class Release(Command, frozen=True, kw_only=True, tag="release"):
+    """Give a lease back before it ends; of another holder it changes nothing. Answers `Leased` with fence 0."""
+
     name: str
     holder: str
 

@@ -1,4 +1,4 @@
-"""Task folders on disk: finding them, reading one whole, and a cheap fingerprint of one. Everything here blocks.
+"""Task folders on disk: finding them, and reading one whole. Everything here blocks.
 
 Nothing is followed and nothing is trusted: folders and files are opened one name at a time from the folder above
 (O_NOFOLLOW, O_NONBLOCK), only plain files are read, and the limits of SPEC 9 are checked on the way.
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from dicode.messages.fault import Fault
-from dicode.spec import yaml
 from dicode.spec.folder import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -37,7 +36,6 @@ READ_AGAIN = 3  # times, of a file that changes while it is read
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-Stamp = tuple[str, int, int, int, int, int]  # path, size, mtime_ns, ino, ctime_ns, mode
 OnError = Callable[[OSError], None]
 
 
@@ -132,42 +130,42 @@ def read_folder(dir: str | os.PathLike[str], *, root: str | os.PathLike[str] | N
     return _Reading(os.path.abspath(dir), os.path.abspath(root if root is not None else dir), ignores).whole()
 
 
-def fingerprint(dir: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None, ignores: Ignores | None = None) -> tuple[Stamp, ...]:
-    """What `read_folder` would read, by stat only: equal fingerprints of a folder that lies still mean equal contents.
-
-    The same files count as in `read_folder`, includes too. () when the folder is not there.
-    """
-    return _Stamping(os.path.abspath(dir), os.path.abspath(root if root is not None else dir), ignores).whole()
-
-
 class _Stop(Exception):
     """The folder is over a limit: no use in going on."""
 
 
-class _Walk:
-    """One pass over a task folder and its includes. `_take` is given every entry that counts."""
+class _Reading:
+    """One pass over a task folder and its includes."""
 
     def __init__(self, dir: str, root: str, ignores: Ignores | None) -> None:
         self._dir = dir
         self._root = root
         self._ignores = ignores_for(dir, root) if ignores is None else ignores
-        self._file = f"{dir}/{TASK_FILE}"
+        self._owners = (-1, -1)  # whose files may be hard links: of the folder, and our own
+        self._base = ""  # what links may not leave: the task folder, or the include that is being read
+        self._seen: set[str] = set()  # paths taken: an include may name what is in the folder anyway
         self._files = 0
         self._folders = 0
-        self._seen: set[str] = set()  # paths taken: an include may name what is in the folder anyway
-        self._base = ""  # what links may not leave: the task folder, or the include that is being read
-        self.faults: list[Fault] = []
+        self._bytes = 0
+        self._taken: list[FolderFile] = []
+        self._links: dict[str, dict[str, str]] = {}  # base → path below it → target
+        self._moved: list[str] = []
+        self._faults: list[Fault] = []
 
-    def _take(self, fd: int, name: str, path: str, entry: os.DirEntry[str] | None) -> None:
-        raise NotImplementedError
-
-    def _task_yaml(self, fd: int) -> bytes:
-        raise NotImplementedError
+    def whole(self) -> Folder:
+        try:
+            self._walk()
+        except OSError as error:
+            return Folder(self._dir, (), (Fault(self._dir, 1, 1, error.strerror or "cannot be read"),))
+        for base, links in self._links.items():
+            for path, message in bad_links(links).items():
+                self._fault(base + path, message)
+        return Folder(self._dir, tuple(self._taken), tuple(self._faults), tuple(self._moved))
 
     def _walk(self) -> None:
         """Raises OSError when the folder cannot be opened."""
         try:
-            fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self._dir, _FOLDER if self._dir != self._root else _FOLDER & ~os.O_NOFOLLOW)  # only a root may be a link
             try:
                 asked = wanted(self._task_yaml(fd))
                 rules = _own_rules(self._ignores, fd)
@@ -177,6 +175,19 @@ class _Walk:
             self._includes(asked)
         except _Stop:
             pass
+
+    def _task_yaml(self, fd: int) -> bytes:
+        self._owners = (os.fstat(fd).st_uid, os.geteuid())
+        try:
+            mode = os.stat(TASK_FILE, dir_fd=fd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return b""
+        if stat.S_ISREG(mode):
+            self._count(fd, TASK_FILE, TASK_FILE, None)
+            return self._taken[0].content if self._taken else b""
+        self._seen.add(TASK_FILE)
+        self._fault(TASK_FILE, f"{TASK_FILE} is {_called(mode)}: it must be a plain file")
+        return b""
 
     def _folder(self, fd: int, path: str, rules: Ignores, depth: int) -> None:
         """Everything in one folder; `rules` with those of its own ignore files. Recursion ends at MAX_DEPTH."""
@@ -229,7 +240,7 @@ class _Walk:
         for written, place in asked.include:
             wrong = self._include(written)
             if wrong is not None:
-                self.faults.append(Fault(self._file, place.line, place.column, f"include {written}: {wrong}"))
+                self._faults.append(Fault(f"{self._dir}/{TASK_FILE}", place.line, place.column, f"include {written}: {wrong}"))
 
     def _include(self, written: str) -> str | None:
         """Take an include; what is wrong with it, if anything. Opened name by name from the root, so no link leads out."""
@@ -264,65 +275,6 @@ class _Walk:
             for fd in fds:
                 os.close(fd)
         return None
-
-    def _fault(self, path: str, message: str) -> None:
-        self.faults.append(Fault(f"{self._dir}/{path}", 1, 1, message))
-
-    def _failed(self, path: str, error: OSError) -> None:
-        self._fault(path, f"{path}: {error.strerror}")
-
-    def _over(self, message: str) -> None:
-        self.faults.append(Fault(self._dir, 1, 1, message))
-        raise _Stop
-
-
-def _own_rules(rules: Ignores, fd: int) -> Ignores:
-    """With the ignore files of the folder that is open as `fd`."""
-    for name in IGNORE_FILES:
-        try:
-            file = os.open(name, _FILE, dir_fd=fd)
-        except OSError:
-            continue
-        try:
-            rules = _with_ignores_of(rules, file)
-        finally:
-            os.close(file)
-    return rules
-
-
-class _Reading(_Walk):
-    """Reads what counts."""
-
-    def __init__(self, dir: str, root: str, ignores: Ignores | None) -> None:
-        super().__init__(dir, root, ignores)
-        self._taken: list[FolderFile] = []
-        self._links: dict[str, dict[str, str]] = {}  # base → path below it → target
-        self._moved: list[str] = []
-        self._bytes = 0
-        self._owners = (-1, -1)
-
-    def whole(self) -> Folder:
-        try:
-            self._walk()
-        except OSError as error:
-            return Folder(self._dir, (), (Fault(self._dir, 1, 1, error.strerror or "cannot be read"),))
-        for base, links in self._links.items():
-            for path, message in bad_links(links).items():
-                self._fault(base + path, message)
-        return Folder(self._dir, tuple(self._taken), tuple(self.faults), tuple(self._moved))
-
-    def _task_yaml(self, fd: int) -> bytes:
-        self._owners = (os.fstat(fd).st_uid, os.geteuid())
-        try:
-            mode = os.stat(TASK_FILE, dir_fd=fd, follow_symlinks=False).st_mode
-        except FileNotFoundError:
-            return b""
-        if stat.S_ISREG(mode):
-            self._count(fd, TASK_FILE, TASK_FILE, None)
-            return self._taken[0].content if self._taken else b""
-        self._seen.add(TASK_FILE)
-        self._fault(TASK_FILE, f"{TASK_FILE} is {_called(mode)}: it must be a plain file")
-        return b""
 
     def _take(self, fd: int, name: str, path: str, entry: os.DirEntry[str] | None) -> None:
         try:
@@ -368,6 +320,30 @@ class _Reading(_Walk):
         self._bytes += len(content)
         self._taken.append(FolderFile(path, "x" if before.st_mode & 0o100 else "-", content))
 
+    def _fault(self, path: str, message: str) -> None:
+        self._faults.append(Fault(f"{self._dir}/{path}", 1, 1, message))
+
+    def _failed(self, path: str, error: OSError) -> None:
+        self._fault(path, f"{path}: {error.strerror}")
+
+    def _over(self, message: str) -> None:
+        self._faults.append(Fault(self._dir, 1, 1, message))
+        raise _Stop
+
+
+def _own_rules(rules: Ignores, fd: int) -> Ignores:
+    """With the ignore files of the folder that is open as `fd`."""
+    for name in IGNORE_FILES:
+        try:
+            file = os.open(name, _FILE, dir_fd=fd)
+        except OSError:
+            continue
+        try:
+            rules = _with_ignores_of(rules, file)
+        finally:
+            os.close(file)
+    return rules
+
 
 def _read(fd: int, size: int) -> bytes:
     """As many bytes as `fstat` promised; one more is asked for, to see a file that grew."""
@@ -393,39 +369,3 @@ def _called(mode: int) -> str:
     if stat.S_ISFIFO(mode):
         return "a fifo"
     return "a socket" if stat.S_ISSOCK(mode) else "a device"
-
-
-class _Stamping(_Walk):
-    """Stats what counts."""
-
-    def __init__(self, dir: str, root: str, ignores: Ignores | None) -> None:
-        super().__init__(dir, root, ignores)
-        self._stamps: list[Stamp] = []
-
-    def whole(self) -> tuple[Stamp, ...]:
-        try:
-            self._walk()
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            return ((error.strerror or "", 0, 0, 0, 0, 0),)
-        self._stamps.sort()
-        return (*self._stamps, *((f"{fault.file}: {fault.message}", 0, 0, 0, 0, 0) for fault in self.faults))
-
-    def _task_yaml(self, fd: int) -> bytes:
-        try:
-            file = os.open(TASK_FILE, _FILE, dir_fd=fd)
-        except OSError:
-            return b""
-        try:
-            found = os.fstat(file)
-            return os.read(file, found.st_size) if stat.S_ISREG(found.st_mode) and found.st_size <= yaml.TASK.bytes else b""
-        finally:
-            os.close(file)
-
-    def _take(self, fd: int, name: str, path: str, entry: os.DirEntry[str] | None) -> None:
-        try:
-            found = entry.stat(follow_symlinks=False) if entry is not None else os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        self._stamps.append((path, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns, found.st_mode))

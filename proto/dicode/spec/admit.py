@@ -189,7 +189,11 @@ def health_of(task: Task, actual: Actual) -> Health:
 def _served(found: Schedule | Route | None) -> Health:
     if found is None:
         return "Progressing"
-    return "Degraded" if any(condition.type in ("Failed", "OpenHook", "PortInUse", "BadSecret") and condition.status for condition in found.conditions) else "Healthy"
+    return (
+        "Degraded"
+        if any(condition.type in ("Failed", "OpenHook", "PortInUse", "BadSecret") and condition.status for condition in found.conditions)
+        else "Healthy"
+    )
 
 
 _DAEMON_HEALTH: Mapping[str, Health] = {

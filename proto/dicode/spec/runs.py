@@ -124,7 +124,7 @@ def ended(run: Run, status: RunStatus, now: int, *, exit_code: int | None = None
         status = "cancelled"
     if status in RETRIED and run.attempt < run.attempts:
         due = now + backoff(run)
-        return replace(run, status="queued", attempt=run.attempt + 1, due=due, worker="", exit_code=exit_code, result=None, error=error)
+        return replace(run, status="queued", attempt=run.attempt + 1, due=due, worker="", started=0, exit_code=exit_code, result=None, error=error)
     return replace(run, status=status, finished=now, exit_code=exit_code, result=result, error=error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from typing import TypeVar
@@ -74,10 +75,8 @@ class Wire:
             self._waiting.pop(request, None)
 
     async def _send(self, frames: list[bytes]) -> None:
-        try:
+        with contextlib.suppress(zmq.Again):  # the pipe is full while the store is away: it is sent again in a moment
             await self._dealer.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            pass  # the pipe is full while the store is away: it is sent again in a moment
 
     async def _read(self) -> None:
         while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -15,14 +14,15 @@ from msgspec.structs import replace
 from dicode.messages.commands import Append, Delete, Put
 from dicode.messages.kinds import Answer, Config, Daemon, Event, Kind, Request, Task
 from dicode.process.blobs import Bundles
-from dicode.process.child import Child, carries, family, kill_tree, spawn, table
+from dicode.process.child import Child, spawn
 from dicode.process.clock import wall_ms
 from dicode.process.mirror import Mirror, append, delete, put
 from dicode.process.queue import KeyedQueue
 from dicode.process.role import Context, explain
 from dicode.process.tasklog import Stream, daemon_log
 from dicode.runtime.command import CannotStart
-from dicode.supervisor.adopt import PIPES, adopt, end_start, ended, identity_of, listen, mark_of, stale
+from dicode.supervisor.adopt import KEEPER_TELLS, PIPES, adopt, ended, listen, stale
+from dicode.supervisor.family import ask_to_go, end, is_left
 from dicode.supervisor.figures import figures
 from dicode.supervisor.launch import DAEMON_ID, Launcher, Ready, trouble_of
 from dicode.supervisor.lifecycle import (
@@ -51,10 +51,10 @@ from dicode.supervisor.state import Held
 from dicode.wire.client import Wire
 
 WIDTH = 32  # daemons worked on at once; most of that time is waiting
-KEEPER_TELLS = 0.1  # seconds the keeper may take to tell how an adopted process ended
 LEAVE_EARLY = 0.8  # seconds of our time to go that are for SIGKILL and the last writing
 LOOK_AGAIN = 0.01  # seconds until the loop has been told of an end
-KILL_AGAIN = 1.0  # seconds until we try again to kill what even SIGKILL did not end
+KILL_AGAIN = 0.2  # seconds until we try again to kill what is still there
+LOCK_TRIES = 50
 BUILD_DEADLINE = 900.0  # seconds to build the environment of a daemon
 FIGURES = "daemon.figures"  # verb of a Request
 EVENTS_KEPT = 100  # of one daemon, while the store is away
@@ -219,8 +219,7 @@ class Supervisor:
                     return max(0.0, (until - wall_ms()) / 1000)
                 case Kill():
                     launch = held.daemon.launch if held.daemon else ""
-                    dead = await kill_tree(held.child, mark_of(launch), stop_signal=signal.SIGKILL, grace=0)
-                    return LOOK_AGAIN if dead else KILL_AGAIN
+                    return LOOK_AGAIN if await end(self._records, task, launch, held.child) else KILL_AGAIN
                 case _:
                     await self._do(task, held, step)
 
@@ -230,7 +229,8 @@ class Supervisor:
 
     async def _seen(self, held: Held) -> Process:
         if held.exit:
-            return Ended(held.exit, held.clean, leftovers=await asyncio.to_thread(_has_family, held.daemon))
+            left = held.daemon is not None and await asyncio.to_thread(is_left, held.daemon, self._records)
+            return Ended(held.exit, held.clean, leftovers=left)
         return Absent() if held.child is None else Alive()
 
     async def _do(self, task: str, held: Held, step: Step) -> None:
@@ -241,7 +241,8 @@ class Supervisor:
                 await self._start(task, held, daemon)
             case Stop(daemon=daemon, said=said):
                 self._become(task, held, daemon, said)
-                self._ask_to_go(held)
+                if held.child is not None:
+                    ask_to_go(held.child, daemon)
             case Bury(daemon=daemon, said=said):
                 await self._bury(task, held, daemon, said)
             case Relabel(daemon=daemon, said=said):
@@ -345,7 +346,7 @@ class Supervisor:
                 stdout_fd=theirs["o"], stderr_fd=theirs["e"], pass_fds=(lock,),
             )  # fmt: skip
         except OSError:
-            await end_start(self._records, task, starting.launch)
+            await end(self._records, task, starting.launch)
             self._drop_pipes(starting.launch)
             self._records.clear(task)
             for fd in ours.values():
@@ -363,27 +364,14 @@ class Supervisor:
 
     async def _lock(self, task: str) -> int:
         """The lock, after ending whoever still has it. Raises StillHeld, OSError."""
-        try:
-            return self._records.take(task)
-        except StillHeld:
-            await end_start(self._records, task, "")
-            for _ in range(50):
-                with suppress(StillHeld):
-                    return self._records.take(task)
-                await asyncio.sleep(0.02)
-            raise
+        for _ in range(LOCK_TRIES):
+            with suppress(StillHeld):
+                return self._records.take(task)
+            await end(self._records, task, "")
+            await asyncio.sleep(LOOK_AGAIN)
+        return self._records.take(task)
 
-    # ---- stop
-
-    def _ask_to_go(self, held: Held) -> None:
-        child, daemon = held.child, held.daemon
-        if child is None or daemon is None:
-            return
-        number = getattr(signal, daemon.stop_signal, signal.SIGTERM)
-        with suppress(ProcessLookupError):
-            if not child.ended():  # so the number of its group is its own
-                os.killpg(child.pid, number)
-                os.killpg(child.pid, signal.SIGCONT)  # a stopped process hears nothing else
+    # ---- end
 
     async def _bury(self, task: str, held: Held, daemon: Daemon, said: Said | None) -> None:
         await asyncio.wrap_future(self._outputs.finish(daemon.launch, last=daemon.exit))
@@ -440,11 +428,6 @@ class Supervisor:
             return Answer(True, msgspec.json.encode(await figures(held.child.pid)).decode(), wall_ms())
         except psutil.Error:
             return Answer(False, f"task {task} has no process now", wall_ms())
-
-
-def _has_family(daemon: Daemon | None) -> bool:
-    """Is anything left of a process that has ended?"""
-    return daemon is not None and bool(family(table(), mark_of(daemon.launch).encode(), carries, identity_of(daemon)))
 
 
 async def _build(argv: tuple[str, ...], environ: dict[str, str]) -> None:

@@ -7,44 +7,39 @@ died before he could write it down, and is ended: nobody has ever been told of i
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL
 
 from msgspec.structs import replace
 
 from dicode.messages.kinds import Daemon
-from dicode.process.child import Identity, boot_id, kill_tree
 from dicode.process.child import adopt as adopt_process
+from dicode.process.child import boot_id, kill_tree
+from dicode.process.clock import mono
 from dicode.process.keeper import told_by
 from dicode.process.tasklog import Stream, daemon_log
-from dicode.supervisor.launch import DAEMON_ID
+from dicode.supervisor.family import end, identity_of, launches_seen, mark_of
 from dicode.supervisor.output import Outputs, reopened
 from dicode.supervisor.records import Records
 from dicode.supervisor.state import Held
 
+KEEPER_TELLS = 0.1  # seconds the keeper may take to tell how an orphan ended
 PIPES: Mapping[Stream, tuple[str, int]] = {"o": ("out", 1), "e": ("err", 2)}  # name of the kept pipe, its number in the daemon
 
 
-def identity_of(daemon: Daemon) -> Identity:
-    return Identity(daemon.boot_id, daemon.pid, daemon.start_time)
-
-
-def mark_of(launch: str) -> str:
-    """The line in the environment of everything that came of this start."""
-    return f"{DAEMON_ID}={launch}"
-
-
-def take_up(daemon: Daemon, exits: Mapping[int, int]) -> Held:
-    """One process that was left to us: as it runs, or as it ended. `exits`: pid → exit code of orphans, from the keeper."""
+async def take_up(daemon: Daemon, exits: Mapping[int, int]) -> Held:
+    """One process that was left to us: as it runs, or as it ended. `exits`: pid → exit code of orphans, as the keeper tells it."""
     if daemon.boot_id != boot_id():
         return Held(replace(daemon, state="stopped", pid=0, start_time=0.0, boot_id="", exit="ended with the machine"))
     try:
         return Held(daemon, adopt_process(identity_of(daemon)), adopted=True)
     except ProcessLookupError:
         held = Held(daemon, adopted=True)
+        until = mono() + KEEPER_TELLS
+        while daemon.pid not in exits and mono() < until:
+            await asyncio.sleep(KEEPER_TELLS / 20)
         ended(held, exits.get(daemon.pid))
         return held
 
@@ -60,37 +55,16 @@ async def adopt(records: Records, exits: Mapping[int, int], installation: str) -
     book: dict[str, Held] = {}
     for daemon in records.noted():
         if daemon.pid:
-            book[daemon.task] = held = take_up(daemon, exits)
+            book[daemon.task] = held = await take_up(daemon, exits)
             if held.child is None and not held.exit:
                 records.clear(daemon.task)
         else:
-            await end_start(records, daemon.task, daemon.launch)
+            await end(records, daemon.task, daemon.launch)
             records.clear(daemon.task)
     known = {held.daemon.launch for held in book.values() if held.daemon is not None}
     for launch in launches_seen(installation) - known:
         await kill_tree(None, mark_of(launch), stop_signal=SIGKILL, grace=0)
     return book
-
-
-async def end_start(records: Records, task: str, launch: str) -> None:
-    """End whatever has the mark or the lock of a start that is not ours to keep."""
-    if launch:
-        await kill_tree(None, mark_of(launch), stop_signal=SIGKILL, grace=0)
-    for pid in records.holders(task):
-        with suppress(OSError):
-            os.kill(pid, SIGKILL)
-
-
-def launches_seen(installation: str) -> set[str]:
-    """The marks of this installation that stand in the environment of any process."""
-    start = f"{DAEMON_ID}={installation}.".encode()
-    found: set[str] = set()
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            with suppress(OSError):
-                lines = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
-                found.update(line.decode(errors="replace").partition("=")[2] for line in lines if line.startswith(start))
-    return found
 
 
 def listen(held: Held, kept: Mapping[str, int], outputs: Outputs, logs: Path) -> None:

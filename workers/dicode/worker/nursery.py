@@ -1,10 +1,11 @@
-"""The worker's side of its runs: keeps a zygote alive, has it fork a shepherd for each job, and waits for the outcome."""
+"""The worker's side of its runs: keeps a zygote alive and a spare shepherd ready, gives it a job, and waits for the outcome."""
 
 from __future__ import annotations
 
 import array
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from dicode.worker.job import LENGTH, Job, Outcome, Stop, outcome, packed
 from dicode.worker.prepare import MARK
 from dicode.worker.tree import marked
 
+SPARES = 1  # shepherds that wait for a job; each is two processes of a megabyte or so
+SPARE_WITHIN = 10.0  # seconds
 LAST_WORDS = 1.0  # seconds the shepherds of a dead worker get to finish by themselves
 
 
@@ -42,16 +45,20 @@ class Herd:
 
 
 class Nursery:
-    """The zygote. A dead one is replaced when it is next needed; runs it forked go on."""
+    """The zygote and its spare shepherds. A dead zygote is replaced; runs it forked go on. Belongs to the event loop."""
 
     def __init__(self, mark: str, environ: dict[str, str]) -> None:
         self._environ = {name: environ[name] for name in ("PATH", "LANG", "HOME") if name in environ} | {MARK: mark}
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
+        self._spares: asyncio.Queue[socket.socket] = asyncio.Queue()
+        self._ordered = 0
+        self._started_at = 0.0
+        self._closed = False
 
     def start(self) -> None:
         """Start the zygote; its environment is built from nothing, for a forked task shows it in /proc."""
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-X", "utf8", "-m", "dicode.worker.zygote", str(theirs.fileno())],
@@ -60,39 +67,88 @@ class Nursery:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        ours.setblocking(False)
         self._orders = ours
+        self._started_at = mono()
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._hear)
+        again, self._ordered = max(self._ordered, SPARES), 0
+        for _ in range(again):
+            self._order()
+
+    def _order(self) -> None:
+        """Have one more shepherd forked; a dead zygote is noticed by `_hear`, which orders again what was not delivered."""
+        self._ordered += 1
+        if self._orders is not None:
+            with contextlib.suppress(OSError):
+                self._orders.send(b"!")
+
+    def _hear(self) -> None:
+        assert self._orders is not None
+        fds = array.array("i")
+        try:
+            data, rights, _, _ = self._orders.recvmsg(1, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, rights = b"", []
+        for _, _, payload in rights:
+            fds.frombytes(payload)
+        if fds:
+            self._ordered -= 1
+            self._spares.put_nowait(socket.socket(fileno=fds[0]))
+        elif not data:
+            self._end_zygote()
+            asyncio.get_running_loop().call_later(0.0 if mono() - self._started_at > 1.0 else 1.0, self._start_again)
+
+    def _start_again(self) -> None:
+        if not self._closed:
+            self.start()
 
     async def begin(self, job: Job) -> Herd:
-        """Have a shepherd carry it out. Raises OSError when no process can be started."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._send(theirs)
-        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 24)
+        """Have a shepherd carry it out. Raises OSError when none can be had within SPARE_WITHIN seconds."""
+        spare = await self._spare()
+        reader, writer = await asyncio.open_connection(sock=spare, limit=1 << 24)
         writer.write(packed(job))
         return Herd(reader, writer)
 
-    def _send(self, control: socket.socket) -> None:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [control.fileno()]))]
-        for last in (False, True):
-            if self._orders is None or self._process is None or self._process.poll() is not None:
-                self.close()
-                self.start()
-            assert self._orders is not None
+    async def _spare(self) -> socket.socket:
+        while True:
+            if self._spares.empty() or self._ordered == 0:
+                self._order()
             try:
-                self._orders.sendmsg([b"!"], rights)
-                return
-            except (BrokenPipeError, ConnectionResetError):
-                if last:
-                    raise
+                spare = await asyncio.wait_for(self._spares.get(), SPARE_WITHIN)
+            except TimeoutError:
+                raise OSError(errno.EAGAIN, "no process could be started") from None
+            if not _ended(spare):
+                return spare
+            spare.close()
 
-    def close(self) -> None:
+    def _end_zygote(self) -> None:
         if self._orders is not None:
+            asyncio.get_running_loop().remove_reader(self._orders.fileno())
             self._orders.close()
             self._orders = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def close(self) -> None:
+        self._closed = True
+        self._end_zygote()
+        while not self._spares.empty():
+            self._spares.get_nowait().close()
+
+
+def _ended(spare: socket.socket) -> bool:
+    """Whether a waiting shepherd was killed: it says nothing before it has a job."""
+    spare.setblocking(False)
+    try:
+        return not spare.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 async def end_orphans(mark: str) -> int:

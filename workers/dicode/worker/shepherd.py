@@ -2,7 +2,9 @@
 
     worker ──socketpair──► shepherd (subreaper) ──► task ──► whatever the task starts
 
-When the worker is gone the socketpair ends, and the shepherd kills the task: a run never outlives the worker that holds it.
+Shepherd and task process are there before the run is: both wait for the job, so that no fork stands between a trigger and
+the task's first line. When the worker is gone the socketpair ends, and the shepherd kills the task: a run never outlives
+the worker that holds it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
+import json
 import os
 import resource
 import select
@@ -22,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from dicode.process.clock import mono
 from dicode.process.tasklog import LogWriter, Stream
@@ -49,9 +52,11 @@ def live(control: socket.socket) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the worker says when; to be told twice is to be told wrong
         os.setsid()
         tree.become_subreaper()
-        job = order(_one_message(control))
+        waiting = fork_child(_await_job)
+        body = _one_message(control)
+        job = order(body)
         if isinstance(job, Job):
-            Shepherd(job, control).carry_out()
+            Shepherd(job, body, control, waiting).carry_out()
             code = 0
     except EOFError:
         pass  # the worker was gone before it said what to do
@@ -74,18 +79,29 @@ def _exactly(control: socket.socket, count: int) -> bytes:
     return bytes(parts)
 
 
+class Child(NamedTuple):
+    """A forked process of ours with nothing but 0, 1, 2, a session of its own; what it reads from 0 comes from `stdin`."""
+
+    pid: int
+    pidfd: int
+    stdin: int
+    out: int
+    err: int
+
+
 class Shepherd:
-    def __init__(self, job: Job, control: socket.socket) -> None:
+    def __init__(self, job: Job, body: bytes, control: socket.socket, waiting: Child) -> None:
         self._job = job
+        self._body = body
         self._control = control
-        self._log = LogWriter(Path(job.log))
+        self._waiting = waiting
         self._desk = Desk(job.task, job.run, job.token, job.params, job.input, KvFile(Path(job.kv)), self._log_asked)
         self._poller = select.poll()
         self._on: dict[int, Callable[[int], None]] = {}
         self._peers: dict[int, tuple[socket.socket, Conversation, bytearray]] = {}
         self._pipes: dict[int, Stream] = {}
         self._codes: dict[int, int] = {}
-        self._pid = 0
+        self._pid = 0  # of the child that is followed
         self._stop: Stop | None = None
         self._kill_at = float("inf")
         self._abandoned = False
@@ -93,6 +109,9 @@ class Shepherd:
     def carry_out(self) -> None:
         """Everything, from the start of the task to the word to the worker."""
         self._watch(self._control.fileno(), self._hear_worker)
+        if self._job.needs is None:
+            self._let_go()  # before the log is opened: the first line is what people wait for
+        self._log = LogWriter(Path(self._job.log))
         try:
             outcome = self._outcome()
         except OSError as error:
@@ -112,12 +131,15 @@ class Shepherd:
         if self._job.needs is not None:
             needs = self._job.needs
             self._log.say(f"building the environment: {', '.join(needs.dependencies) or 'no packages'}")
-            ended = self._follow(lambda: _build(needs), None)
+            builder = fork_child(lambda: _build(needs))
+            os.close(builder.stdin)
+            ended = self._follow(builder, None)
             if self._stop is None and ended.code:
                 return Outcome(status="failed", error="DependenciesFailed: uv could not build the environment; its words are above")
+            if self._stop is None:
+                self._let_go()
         if self._stop is None:
-            self._listen()
-            ended = self._follow(lambda: _become_task(self._job), self._job.timeout)
+            ended = self._follow(self._waiting, self._job.timeout)
         if self._stop is not None:
             return Outcome(status=self._stop.status, exit_code=None, error=self._stop.why)
         verdict = judge(ended, Returned(self._desk.result, _read_result(self._job.result)), self._job.timeout, RESULT_MAX)
@@ -127,9 +149,20 @@ class Shepherd:
 
     # --- the task ---
 
-    def _follow(self, work: Callable[[], NoReturn], timeout: int | None) -> Ended:
-        """Fork `work` and serve it until it has ended and its pipes are empty."""
-        pidfd = self._spawn(work)
+    def _let_go(self) -> None:
+        """The waiting process becomes the task."""
+        self._listen()
+        with contextlib.suppress(BrokenPipeError), open(self._waiting.stdin, "wb") as go:  # it was killed: its end tells
+            go.write(self._body)
+
+    def _follow(self, child: Child, timeout: int | None) -> Ended:
+        """Serve it until it has ended and its pipes are empty."""
+        self._pid = child.pid
+        self._pipes |= {child.out: "o", child.err: "e"}
+        for fd in (child.out, child.err):
+            os.set_blocking(fd, False)
+            self._watch(fd, self._read_pipe)
+        self._watch(child.pidfd, lambda fd: None)  # its end only has to wake us; reap() learns the rest
         timed_out, open_until = False, float("inf")
         deadline = mono() + timeout / 1000 if timeout else float("inf")
         ended = False
@@ -138,7 +171,7 @@ class Shepherd:
             tree.reap(self._ended)
             if not ended and self._pid in self._codes:
                 ended, deadline, open_until = True, float("inf"), mono() + DRAIN
-                self._unwatch(pidfd)
+                self._unwatch(child.pidfd)
                 if self._stop is not None or timed_out:
                     tree.kill_all(self._ended)
             if mono() >= deadline and not ended:
@@ -149,37 +182,11 @@ class Shepherd:
                 tree.kill_all(self._ended)
         for fd in list(self._pipes):
             self._close_pipe(fd)
-        os.close(pidfd)
+        os.close(child.pidfd)
         return Ended(self._codes.get(self._pid), timed_out)
 
-    def _spawn(self, work: Callable[[], NoReturn]) -> int:
-        """Fork; the child has 0, 1, 2 and nothing else, and is a session of its own. Gives a pidfd."""
-        stdin = self._stdin()
-        out, out_end = os.pipe()
-        err, err_end = os.pipe()
-        self._pid = os.fork()
-        if not self._pid:
-            _in_child(work, stdin, out_end, err_end)
-        for fd in (stdin, out_end, err_end):
-            os.close(fd)
-        self._pipes |= {out: "o", err: "e"}
-        for fd in (out, err):
-            os.set_blocking(fd, False)
-            self._watch(fd, self._read_pipe)
-        pidfd = os.pidfd_open(self._pid)
-        self._watch(pidfd, lambda events: None)  # its end only has to wake us; reap() learns the rest
-        return pidfd
-
-    def _stdin(self) -> int:
-        if not self._job.stdin_is_input:
-            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        fd = os.memfd_create("input")
-        os.write(fd, self._job.input.encode())
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
-
     def _ended(self, pid: int, code: int) -> None:
-        if pid == self._pid:
+        if pid in (self._pid, self._waiting.pid):
             self._codes[pid] = code
 
     # --- the loop ---
@@ -290,7 +297,20 @@ def _read_result(path: str) -> bytes | None:
         return file.read(RESULT_MAX + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else None
 
 
-# --- in the child ---
+# --- children ---
+
+
+def fork_child(work: Callable[[], NoReturn]) -> Child:
+    """Fork a process that does `work`. Raises OSError."""
+    stdin, stdin_end = os.pipe()[::-1]
+    out, out_end = os.pipe()
+    err, err_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        _in_child(work, stdin_end, out_end, err_end)
+    for fd in (stdin_end, out_end, err_end):
+        os.close(fd)
+    return Child(pid, os.pidfd_open(pid), stdin, out, err)
 
 
 def _in_child(work: Callable[[], NoReturn], stdin: int, out: int, err: int) -> NoReturn:
@@ -311,18 +331,41 @@ def _in_child(work: Callable[[], NoReturn], stdin: int, out: int, err: int) -> N
         os._exit(127)
 
 
-def _become_task(job: Job) -> NoReturn:
-    os.chdir(job.cwd)
-    if not job.script:
-        os.execve(job.argv[0], job.argv, job.env)
-    os.environ.clear()  # noqa: TID251  # from here on it is the task's own
-    os.environ.update(job.env)  # noqa: TID251
-    time.tzset()
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as every python program has it
+def _await_job() -> NoReturn:
+    """Be ready to be a python task, whatever it will be; then read the job and become it."""
     sys.dont_write_bytecode = True
     sys.stdin = io.TextIOWrapper(io.FileIO(0, "r", closefd=False), encoding="utf-8", errors="surrogateescape")
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", errors="replace", write_through=True)
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
+    with open(0, "rb", closefd=False) as go:
+        body = go.read()
+    if not body:
+        os._exit(0)  # there will be no job
+    job = order(body)
+    assert isinstance(job, Job)
+    _set_stdin(job)
+    os.chdir(job.cwd)
+    if not job.script:
+        os.execve(job.argv[0], job.argv, job.env)
+    _be_python(job)
+
+
+def _set_stdin(job: Job) -> None:
+    if job.stdin_is_input:
+        fd = os.memfd_create("input")
+        os.write(fd, job.input.encode())
+        os.lseek(fd, 0, os.SEEK_SET)
+    else:
+        fd = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(fd, 0)
+    os.close(fd)
+
+
+def _be_python(job: Job) -> NoReturn:
+    os.environ.clear()  # noqa: TID251  # from here on it is the task's own
+    os.environ.update(job.env)  # noqa: TID251
+    time.tzset()
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as every python program has it
     NAMES.begin(job.params, _parsed(job.input))
     code = run_task(job.script)
     threading._shutdown()  # type: ignore[attr-defined]  # what an interpreter does at its end; multiprocessing's children do the same
@@ -334,8 +377,6 @@ def _become_task(job: Job) -> NoReturn:
 
 
 def _parsed(text: str) -> object:
-    import json
-
     return json.loads(text) if text else None
 
 

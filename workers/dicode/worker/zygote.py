@@ -1,7 +1,8 @@
 """The parent of all shepherds: one thread, everything a task commonly imports loaded, no zmq. Forks when told, and nothing else.
 
 A fork of it is a python interpreter ready to run in about a millisecond, where a fresh one takes tens.
-Run as `python -P -m dicode.worker.zygote FD`; each byte that comes over FD brings the control socket of one run.
+Run as `python -P -m dicode.worker.zygote FD`; for each message over FD one shepherd is forked, and the worker's end of its
+control socket is sent back.
 """
 
 from __future__ import annotations
@@ -26,27 +27,16 @@ def main(fd: int) -> NoReturn:
     gc.collect()
     gc.freeze()  # objects of now are shared for ever: a collection in a child must not copy their pages
     orders = socket.socket(fileno=fd)
-    while True:
-        control = _next(orders)
-        if control is None:
-            os._exit(0)
+    while orders.recv(1):
+        ours, theirs = socket.socketpair()
         if not os.fork():
             orders.close()
-            live(control)
-        control.close()
-
-
-def _next(orders: socket.socket) -> socket.socket | None:
-    """The control socket of the next run; None when the worker is gone."""
-    while True:
-        data, ancillary, _, _ = orders.recvmsg(1, socket.CMSG_SPACE(4))
-        fds = array.array("i")
-        for _, _, payload in ancillary:
-            fds.frombytes(payload)
-        if not data:
-            return None
-        if fds:
-            return socket.socket(fileno=fds[0])
+            theirs.close()
+            live(ours)
+        ours.close()
+        with theirs:
+            orders.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))])
+    os._exit(0)  # the worker is gone
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ class SqliteQueue:
             if mine is None or mine.worker != worker or mine.fence != fence:
                 gone.append(run)
                 continue
-            self._memory.set(self._memory.running, run, mine._replace(ttl=lease, until=at.mono + lease))
+            self._memory.running[run] = mine._replace(ttl=lease, until=at.mono + lease)  # true at once, in no transaction
             if mine.cancel:
                 cancel.append(run)
         return Renewed(cancel=tuple(cancel), lost=tuple(gone))
