@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from tests.support import processes
 from tests.support.system import REPOSITORY, System
@@ -224,3 +225,26 @@ def test_systemd_is_told_when_all_are_ready(system: System) -> None:
         assert ear.recv(100) == b"READY=1"
         system.stop(keeper)
         assert ear.recv(100) == b"STOPPING=1"
+
+
+def test_more_files_than_a_link_holds_at_once_are_handed_over(system: System) -> None:
+    keep(system, "supervisor:files,ready")
+    os.kill(heard(system, "supervisor", "is ready"), signal.SIGKILL)
+    heard(system, "supervisor", "is ready", 2)
+    assert "kept 1001 files" in system.said()
+
+
+def test_many_orphans_are_reaped_and_told(system: System) -> None:
+    keeper = keep(system, "supervisor:brood,ready")
+    heard(system, "supervisor", "is ready")
+    wait_for(lambda: system.said().count("is told of") >= 500, "500 orphans")
+    assert not [child for child in psutil.Process(keeper.pid).children() if child.status() == psutil.STATUS_ZOMBIE]
+
+
+def test_a_stopped_keeper_does_not_stop_its_roles(system: System) -> None:
+    keeper = keep(system, "supervisor:chatty,ready")
+    heard(system, "supervisor", "is ready")
+    os.kill(keeper.pid, signal.SIGSTOP)
+    heard(system, "supervisor", "has beaten 3000 times")
+    os.kill(keeper.pid, signal.SIGCONT)
+    assert system.stop(keeper) == 0

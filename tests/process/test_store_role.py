@@ -188,6 +188,7 @@ class TestLife:
         keeper = store.launch()
         assert keeper.wait(10) == 78
         assert "newer dicode" in store.said() and "Traceback" not in store.said()
+        store.remove()
 
     def test_a_database_that_is_deleted_under_it_is_missed(self, store: RealStore) -> None:
         role = store.role()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,10 @@ class RealStore:
         try:
             self.stop()
         finally:
-            subprocess.run(["rm", "-rf", str(self.folder)], check=True)
+            self.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
 
     def start(self) -> None:
         self.keeper = self.launch()

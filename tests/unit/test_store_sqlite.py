@@ -230,6 +230,20 @@ class TestReader:
         assert [event.at for event in reader.events(since=4)] == [4, 5, 6]
         assert [event.at for event in reader.events(about="task/a", limit=2)] == [4, 6]
 
+    def test_a_backup_is_a_whole_store_also_while_it_works(self, desk: Desk, file: Path, tmp_path: Path) -> None:
+        desk.register("a")
+        desk.enqueue(run("r1"))
+        target = tmp_path / "backup.db"
+        Reader(file).backup(target)
+        desk.register("b")
+        Reader(file).backup(target)
+        assert list(Reader(target).all(Task)) == ["a", "b"] and list(Reader(target).all(Run)) == ["r1"]
+        assert sorted(path.name for path in tmp_path.glob("*backup*") if path.suffix == ".part") == []
+        restored = Desk(lambda at: Sqlite(target, at))
+        assert restored.claim("t")[0].id == "r1"
+        with pytest.raises(Unreadable, match="nothing to copy"):
+            Reader(tmp_path / "none.db").backup(target)
+
     def test_what_another_version_wrote_is_left_out(self, desk: Desk, file: Path) -> None:
         desk.register("a")
         desk.batch(Write(ops=(Put("Task", "odd", b"\xc1"), Put("Source", "odd", encode(task("x"))))))

@@ -24,8 +24,11 @@ OWNERS = {"source": "source-controller", "task": "reconciler", "daemon": "superv
 
 
 @contextmanager
-def talking(settings: Settings) -> Iterator[BlockingWire]:
-    """The way to the store of this place; it has answered once. Raises Failed when nothing runs here, or no longer."""
+def talking(settings: Settings, hearing: str = "Request") -> Iterator[BlockingWire]:
+    """The way to the store of this place; it has answered once, and changes of the kind `hearing` can be heard.
+
+    Raises Failed when nothing runs here, or no longer.
+    """
     commands, changes = endpoints(settings.data_dir)
     if not Path(commands.removeprefix("ipc://")).exists():
         raise Failed(NOTHING_RUNS)
@@ -35,6 +38,7 @@ def talking(settings: Settings) -> Iterator[BlockingWire]:
             wire.ask(Ping(), Pong, HELLO)
         except StoreAway:
             raise Failed(NOTHING_RUNS) from None
+        wire.subscribe([hearing])
         yield wire
     except StoreAway:
         raise Failed("the store went away before it answered; `dicode get events` shows whether it was done") from None
@@ -49,14 +53,22 @@ def request(wire: BlockingWire, verb: str, target: str, args: Mapping[str, Any] 
 
     With `wait` 0 only the writing is waited for.
     """
+    asked = order(wire, verb, target, args)
+    return outcome(wire, asked, wait) if wait else ""
+
+
+def order(wire: BlockingWire, verb: str, target: str, args: Mapping[str, Any] | None = None) -> Request:
+    """Write the request; its owner will carry it out."""
     asked = Request(token=token(), verb=verb, target=target, args=dict(args or {}), who=who_asks(), when=wall_ms())
-    wire.subscribe(["Request"])
     wire.ask(Write(ops=(Put("Request", asked.token, encode(asked), expect=0),)), Written)
-    if not wait:
-        return ""
+    return asked
+
+
+def outcome(wire: BlockingWire, asked: Request, wait: float = ANSWER) -> str:
+    """What the owner said when it had carried it out. Raises Failed when it could not, or has not within `wait` seconds."""
     answer = _answer(wire, asked.token, wait)
     if answer is None:
-        owner = OWNERS[verb.partition(".")[0]]
+        owner = OWNERS[asked.verb.partition(".")[0]]
         raise Failed(f"the {owner} has not answered in {wait:g} s; it is done when the {owner} returns (dicode doctor)")
     if not answer.ok:
         raise Failed(answer.message)

@@ -140,6 +140,8 @@ def _invoke(word: str, target: object, argv: list[str], config: str | None) -> i
         raise Usage(f"{usage_line(error.format_message())} (dicode {word} --help)") from None
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit:
+        raise BrokenPipeError from None  # the only thing for which typer exits by itself
     return int(code or 0)
 
 

@@ -19,7 +19,6 @@ _DOES = {
     "trigger-engine": "fire tasks: schedules, webhooks, chains",
     "supervisor": "keep the daemons among the tasks running",
     "worker": "execute runs; start as many as you like",
-    "gateway": "serve the API and the dashboard",
 }
 _OPTIONS = {
     "-c": ("-c, --config FILE", "use this dicode.yaml (else DICODE_CONFIG, ./dicode.yaml, ~/.config/dicode/dicode.yaml)"),
@@ -131,27 +130,21 @@ def environment(options: dict[str, str], paths: list[str], environ: dict[str, st
         told["DICODE_LOG_FORMAT"] = options["--log-format"]
     if "--debug" in options:
         told["DICODE_DEBUG"] = "1"
+    for name in ("DICODE_STOP_TIMEOUT", "DICODE_WATCHDOG"):
+        if not environ.get(name, "1").replace(".", "", 1).isdecimal():
+            raise Usage(f"{name} is a number of seconds, not {environ[name]!r}")
     return told
 
 
 def roles(word: str, options: dict[str, str]) -> list[tuple[str, list[str]]]:
     """The roles to keep, with their own arguments. Raises Usage."""
     if word != "up":
-        if not _is_here(word):
-            raise Usage(f"this release has no {word}")
         own = [item for name in _OWN.get(word, ()) if name in options for item in ((name,) if name in _FLAGS else (name, options[name]))]
         return [(word, own)]
     count = options.get("--workers", "1")
     if not count.isascii() or not count.isdigit() or int(count) > 256:
         raise Usage(f"--workers is a number from 0 to 256, not {count!r}")
-    return [(role, []) for role in ROLES if _is_here(role) for _ in range(int(count) if role == "worker" else 1)]
-
-
-def _is_here(role: str) -> bool:
-    import dicode
-
-    package = ROLES[role].removeprefix("dicode.")
-    return any(os.path.isfile(os.path.join(tier, package, "__main__.py")) for tier in dicode.__path__)
+    return [(role, []) for role in ROLES for _ in range(int(count) if role == "worker" else 1)]
 
 
 def help_of(word: str) -> str:

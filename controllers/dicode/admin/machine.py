@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 import typer
 
 from dicode.admin import show
-from dicode.admin.errors import Usage
+from dicode.admin.errors import Failed, Usage
 from dicode.admin.nouns import unknown
 from dicode.admin.place import Place
 from dicode.messages.kinds import Daemon, Source, Task
@@ -28,8 +29,6 @@ SHELLS = ("bash", "zsh", "fish")
 class Figures(msgspec.Struct, frozen=True):
     """What the supervisor measures of one daemon's processes. `cpu` in percent of one core, `memory` in bytes."""
 
-    task: str = ""
-    pid: int = 0
     cpu: float | None = None
     memory: int | None = None
     fds: int | None = None
@@ -46,26 +45,28 @@ class Check(NamedTuple):
 
 def top(ctx: typer.Context) -> None:
     """Show cpu, memory, open files and child processes of the daemons. Example: dicode top"""
-    from dicode.admin.ask import request, talking
+    from dicode.admin.ask import order, outcome, talking
 
     place = Place.of(ctx)
     with talking(place.settings) as wire:
-        answer = request(wire, "daemon.figures", "")
-    daemons = place.store.all(Daemon)
-    figures = {each.task: each for each in msgspec.json.decode(answer.encode(), type=list[Figures])} if answer else {}
-    rows = [figures_row(figures.get(task, Figures(task=task)), daemon) for task, daemon in sorted(daemons.items())]
-    if not rows:
+        daemons = place.store.all(Daemon)
+        asked = {task: order(wire, "daemon.figures", task) for task, daemon in daemons.items() if daemon.pid}
+        figures: dict[str, Figures] = {}
+        for task, request in asked.items():
+            with suppress(Failed):  # it has ended meanwhile: a row without figures
+                figures[task] = msgspec.json.decode(outcome(wire, request), type=Figures)
+    if not daemons:
         print("no daemons", file=sys.stderr)
         return
+    rows = [figures_row(figures.get(task, Figures()), daemon) for task, daemon in sorted(daemons.items())]
     print(show.table(["TASK", "STATE", "PID", "CPU", "MEMORY", "FILES", "CHILDREN"], rows))
 
 
 def figures_row(figures: Figures, daemon: Daemon) -> list[str]:
-    pid = figures.pid or daemon.pid
     return [
         daemon.task,
         daemon.state,
-        str(pid) if pid else "",
+        str(daemon.pid) if daemon.pid else "",
         "" if figures.cpu is None else f"{figures.cpu:.1f}%",
         "" if figures.memory is None else f"{figures.memory / 1024**2:.1f}M",
         "" if figures.fds is None else str(figures.fds),

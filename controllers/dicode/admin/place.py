@@ -34,10 +34,12 @@ class Place:
             return cls(process_settings.load(config))
         except FileNotFoundError as error:
             raise Usage(str(error)) from None
-        except ValueError as error:
-            if type(error).__name__ != "BadConfig":
-                raise
-            raise Usage(str(error)) from None
+        except Exception as error:
+            from dicode.spec.config import BadConfig  # 20 ms: loaded already when it is this
+
+            if isinstance(error, BadConfig):
+                raise Usage(str(error)) from None
+            raise
 
     @cached_property
     def store(self) -> Reader:

@@ -42,7 +42,7 @@ def run(
 ) -> int:
     """Run a task now and follow its log; exit 0 succeeded, 1 failed, 124 timed out, 130 cancelled. Example: dicode run hello -p name=Ada"""
     place = Place.of(ctx)
-    with talking(place.settings) as wire:
+    with talking(place.settings, "Run") as wire:
         task = place.task(task_id)
         params = checked(task, params_of(param or []))
         who = who_asks()
@@ -67,7 +67,7 @@ def replay(
 ) -> int:
     """Run a task again with the params and input of an earlier run. Example: dicode replay 3f9a --same-code"""
     place = Place.of(ctx)
-    with talking(place.settings) as wire:
+    with talking(place.settings, "Run") as wire:
         old = find_run(place, run)
         key = token()
         order = Run(
@@ -99,7 +99,7 @@ def replay(
 def cancel(ctx: typer.Context, run: RunId) -> None:
     """End a run: at once while it waits, else by stopping its processes. Example: dicode cancel 3f9a"""
     place = Place.of(ctx)
-    with talking(place.settings) as wire:
+    with talking(place.settings, "Run") as wire:
         found = find_run(place, run)
         if found.status in ENDED:
             raise Failed(f"run {found.id} has ended already: {found.status}")
@@ -139,7 +139,6 @@ def logs(
 
 def start(place: Place, wire: BlockingWire, order: Run, *, wait: bool) -> int:
     """Put the run on the queue and follow it; gives the exit code. Raises Failed when it is not accepted."""
-    wire.subscribe(["Run"])
     answer = wire.ask_any(Enqueue(run=order))
     if isinstance(answer, Refused):
         raise Failed(answer.message)
@@ -188,7 +187,8 @@ class Following:
             if self.run.attempt > self._attempt:
                 self._attempt += 1
                 self._tail = Tail(run_log(self._place.settings.logs, self.run.id, self._attempt))
-                tell(f"attempt {self._attempt} of {self.run.attempts}")
+                wait = show.until(self.run.due, wall_ms()) if self.run.status == "queued" else ""
+                tell(f"attempt {self._attempt} of {self.run.attempts}" + (f" in {wait}" if wait not in ("", "due") else ""))
             elif over:
                 return
             else:

@@ -98,9 +98,10 @@ def written_in(place: Place, name: str) -> str:
     file = place.settings.config
     if file is None:
         return "dicode.yaml"
-    last = re.escape(name)
-    line = re.compile(rf"""^\s*(-\s+)?\{{?\s*(name:\s*["']?{last}["']?\s*(,|\}}|\#|$)|(path|url):\s*\S*{last}["']?\s*(,|\}}|\#|$))""")
-    for number, text in enumerate(file.read_text(errors="replace").splitlines(), 1):
-        if line.search(text):
-            return f"{file.name}:{number}"
+    end = rf"""{re.escape(name)}["']?\s*([,}}\]#]|$)"""
+    lines = file.read_text(errors="replace").splitlines()
+    for key in (rf"""\bname:\s*["']?{end}""", rf"""\b(path|url):\s*(\S*/)?{end}"""):
+        for number, text in enumerate(lines, 1):
+            if re.search(key, text):
+                return f"{file.name}:{number}"
     return file.name

@@ -17,6 +17,7 @@ from dicode.spec.admit import Actual
 from dicode.spec.task import not_built
 from dicode.wire.client import Wire
 
+WIDTH = 128  # ids worked on at once: what they write travels together
 REQUEST = "request:"  # keys of the queue: task ids, and requests behind this prefix (no id holds a colon)
 KINDS: tuple[type[Kind], ...] = (DesiredTask, Task, Source, Schedule, Route, Daemon, History, Request)
 
@@ -26,7 +27,7 @@ class Reconciler:
 
     def __init__(self, wire: Wire, log: Log, *, drop_hints: bool = False) -> None:
         self.mirror = Mirror(wire, KINDS, self._changed, drop_hints=drop_hints)
-        self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=32)
+        self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=WIDTH)
         self._claims = Claims()
         self._log = log
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from dicode.messages.commands import Append, Delete, Put
@@ -32,11 +33,12 @@ from dicode.source.decide import (
     removals,
     source_now,
 )
-from dicode.source.reading import read_task, shown, with_files_shown
+from dicode.source.reading import for_people, read_task, shown
 from dicode.source.snapshot import Glance, OnFolder, Root, Walk, find_root, index_lock, way_to
 from dicode.source.state import ALL, Burst, Dirt, Known, Reading, Territory, Touched
 from dicode.source.watch import Watcher, remote_type
 
+BATCH = 200  # task folders handed to the disk thread at a time
 SLICE = 0.02  # seconds of reading before someone else has a turn
 ROUND_SLICE = 0.004  # the same for a round that nobody waits for
 LOCK_WAIT = 5.0  # seconds to wait for git to let go of its index
@@ -76,6 +78,8 @@ class Looked:
 
     readings: list[tuple[Reading, Burst | None]] = field(default_factory=list)
     waiting: dict[str, Waiting] = field(default_factory=dict)
+    tasks: set[str] = field(default_factory=set)
+    groups: set[str] = field(default_factory=set)  # folders without a task.yaml
     missing: bool = False  # something that was a task is none, or not there
     locked: bool = False  # git is at work: nothing was looked at
 
@@ -111,6 +115,7 @@ class LocalSource:
         self._territory = Territory()
         self._dirt = Dirt(max(spec.settle, 1) / 1000)
         self._waiting: dict[str, Waiting] = {}
+        self._unwritten: list[tuple[Reading, Burst | None]] = []
         self._round: Walk | None = None
         self._round_at = 0.0
         self._round_took = 0.0
@@ -127,22 +132,24 @@ class LocalSource:
         now, cause = mono(), _cause()
         root = self._root.path if self._root else ""
         for each in touches if touches is not None else ():
-            path = f"{each.folder}/{each.name}" if each.name else each.folder
             if each.gone and (each.directory or not each.name) and self._tools.watcher is not None:
-                self._tools.watcher.forget(path, self.spec.name)
+                self._tools.watcher.forget(each.path, self.spec.name)
             for key in dirty_keys(self._territory, root, self._way, each):
-                self._dirt.touch(key, now, each.at, cause, path=path, writing=each.writing)
+                self._territory.groups.discard(key)
+                self._dirt.touch(key, now, each.at, cause, path=each.path, writing=each.writing)
         if touches is None:
             self._dirt.touch(ALL, now, wall(), cause)
         self._wake()
 
     def look_again(self) -> int:
         """Look at everything now; gives the number of the round that will have done so."""
-        if self._round is not None:
-            self._round_again = True
-        self._round_at = 0.0
+        self._want_round()
         self._wake()
         return self.rounds_begun + 1
+
+    def _want_round(self) -> None:
+        self._round_again = self._round is not None
+        self._round_at = 0.0
 
     def confirm(self) -> int:
         """Somebody agrees to lose what is missing; gives how many tasks that is."""
@@ -158,7 +165,7 @@ class LocalSource:
     @property
     def at_rest(self) -> bool:
         """All that was seen has been read and written."""
-        return not self._waiting
+        return not self._waiting and not self._unwritten
 
     def close(self) -> None:
         if self._tools.watcher is not None:
@@ -170,10 +177,11 @@ class LocalSource:
         """One small piece of work; gives the seconds after which there is more."""
         due = self._dirt.take(mono(), MAX_OPS)
         if due.pop(ALL, None) is not None:
-            self.look_again()
+            self._want_round()
         if due and self._root is not None:
+            await self._write_read()  # an older reading must not come after a newer one
             await self._look(due, self._root)
-        elif self._waiting and self._root is not None:
+        elif self._root is not None and not self.at_rest:
             await self._read_waiting(self._root)
         elif self._round is not None:
             await self._go_round(self._round)
@@ -183,9 +191,9 @@ class LocalSource:
         return self._rest()
 
     def _rest(self) -> float:
-        if self._round is not None or (self._waiting and self._lock_since is None):
+        if self._round is not None or (not self.at_rest and self._lock_since is None):
             return 0.0
-        if self._waiting:
+        if not self.at_rest:
             return self._dirt.settle
         next_due = self._dirt.next_due()
         return max(0.0, min(self._round_at, math.inf if next_due is None else next_due) - mono())
@@ -197,7 +205,9 @@ class LocalSource:
                 self._dirt.put_back(key, burst._replace(first=mono()), mono())  # as if it had just begun
             return
         if looked.missing:
-            self.look_again()
+            self._want_round()
+        self._territory.groups |= looked.groups
+        self._territory.groups -= looked.tasks
         self._waiting.update(looked.waiting)
         await self._take_in(looked.readings)
 
@@ -208,6 +218,8 @@ class LocalSource:
         for key, burst in due.items() if not looked.locked else ():
             walk = Walk(root, self._territory.tasks, self._on_folder, start=key)
             walk.advance(math.inf)
+            looked.groups |= walk.groups
+            looked.tasks |= walk.found.keys()
             looked.missing = looked.missing or any(task not in walk.found for task in self._territory.below(key))
             for folder, glanced in walk.found.items():
                 known = self._territory.tasks.get(folder)
@@ -220,10 +232,16 @@ class LocalSource:
         return looked
 
     async def _read_waiting(self, root: Root) -> None:
-        looked = await self._on_disk(self._read_some, dict(self._waiting), root)
+        """Read some while what was read before is being written."""
+        batch = dict(islice(self._waiting.items(), BATCH))
+        looked, _ = await asyncio.gather(self._on_disk(self._read_some, batch, root), self._write_read())
         for reading, _ in looked.readings:
             self._waiting.pop(reading.folder, None)
-        await self._take_in(looked.readings)
+        self._unwritten = looked.readings
+
+    async def _write_read(self) -> None:
+        readings, self._unwritten = self._unwritten, []
+        await self._take_in(readings)
 
     def _read_some(self, waiting: dict[str, Waiting], root: Root) -> Looked:
         """On the disk thread."""
@@ -260,7 +278,7 @@ class LocalSource:
                 self._dirt.touch(reading.folder, now + FAILED_WAIT, wall(), _cause())
             elif reading.known is None:
                 self._territory.lose(reading.folder)
-                self.look_again()
+                self._want_round()
             elif reading.unsettled and (burst is None or not self._dirt.expired(burst, now)):
                 self._dirt.put_back(reading.folder, burst or Burst(_cause(), 0.0, now, now), now)
             else:
@@ -279,7 +297,7 @@ class LocalSource:
 
     def _ops(self, source: Source, reading: Reading, burst: Burst | None) -> Iterator[Op]:
         key = f"{source.name}/{reading.id}"
-        reading = reading._replace(faults=with_files_shown(reading.faults, self._tools.working_dir))
+        reading = for_people(reading, self._tools.working_dir)
         said = desired(source, reading, self._tools.mirror.get(DesiredTask, key), burst, wall_ms())
         if said is None:
             return
@@ -296,7 +314,7 @@ class LocalSource:
         known = self._territory.tasks.get(reading.folder) or reading.known
         if known is not None:
             self._territory.learn(reading.folder, replace(known, fingerprint=None))
-        self.look_again()
+        self._want_round()
 
     # ── rounds through everything ──
 
@@ -307,6 +325,7 @@ class LocalSource:
             self.close()
             self._territory = Territory()
             self._waiting.clear()
+            self._unwritten.clear()
             await self._on_disk(self._watch_way)
         self._root = found.root
         self.rounds_begun += 1
@@ -370,6 +389,7 @@ class LocalSource:
             if folder not in self._waiting and self._differs(folder, glanced, bundled):
                 self._waiting[folder] = Waiting(glanced, self._noticed())
         if walk.complete:
+            self._territory.groups = walk.groups
             await self._settle_missing(walk)
 
     def _still_there(self, root: Root) -> bool:
@@ -422,7 +442,7 @@ class LocalSource:
     async def _tell(self) -> None:
         """Write the Source when something about it changed that people or controllers look at."""
         present = self._source
-        if present is None or (self._read is False and self._problem is None) or self._waiting:
+        if present is None or (self._read is False and self._problem is None) or not self.at_rest:
             return
         limited = self._tools.watcher is None or self._tools.watcher.limited
         view = View(self._read, len(self._ids), self._problem, len(self._held), self._remote, limited, self._failed)

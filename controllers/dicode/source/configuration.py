@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ class NoConfig(Exception):
 
 
 class ReadConfig(NamedTuple):
-    """What to write as Config, and what to tell people."""
+    """What should be written as Config, and what to tell people."""
 
     config: Config
     lines: tuple[str, ...] = ()
@@ -39,56 +40,61 @@ class Configuration:
         self._file = settings.config
         self._home = settings.environ.get("HOME", "/")
         self._shown = shown(str(settings.config), os.path.realpath(os.getcwd()))
-        self._data: bytes | None = None  # what was looked at last
+        self._seen: bytes | str | None = None  # what was looked at last, or why it could not be
         self._good = False
+        self._found: list[Condition] = []
         self._at_start: dict[str, str | None] = {}
 
-    def read(self, present: Config | None) -> ReadConfig | None:
-        """Look at the file; None when it says what it said before. `present`: what is written. Blocks. Raises NoConfig."""
+    def read(self, present: Config | None) -> ReadConfig:
+        """Look at the file. `present`: what is written. Blocks. Raises NoConfig when there is nothing good to begin with."""
         if self._file is None:
-            again, self._good = self._good, True
-            return None if again else ReadConfig(Config())
+            return ReadConfig(Config())
+        data = self._data(self._file)
+        if data == self._seen:
+            return ReadConfig(self._with(present))
+        first, self._seen = not self._good, data
+        why = self._refused(data, self._file)
+        if why:
+            self._keep(present, why)
+            self._found = [Condition("Valid", False, "BadConfig", why)]
+            lines: tuple[str, ...] = (f"dicode.yaml kept as it was: {why}",)
+        else:
+            late = tuple(f"{self._shown}: {each.message}" for each in self._found if each.type == "RestartNeeded")
+            lines = () if first else (f"{self._shown} applied", *late)
+        return ReadConfig(self._with(present), lines)
+
+    def _data(self, path: Path) -> bytes | str:
         try:
-            with self._file.open("rb") as file:
-                data = file.read(MAX_CONFIG)
+            with path.open("rb") as file:
+                return file.read(MAX_CONFIG)
         except OSError as error:
-            return self._broken(present, b"", f"{self._shown}: {error.strerror}")
-        if data == self._data:
-            return None
+            return f"{self._shown}: {error.strerror}"
+
+    def _refused(self, data: bytes | str, path: Path) -> str:
+        """Apply it, or say why not."""
+        if isinstance(data, str):
+            return data
         if self._good and not data.strip() and self.config.sources:
-            return self._broken(present, data, f"{self._shown}:1:1: the file is empty")
-        return self._parsed(present, data)
-
-    def _parsed(self, present: Config | None, data: bytes) -> ReadConfig:
-        assert self._file is not None
-        parsed = parse_config(data, self._shown, base_dir=str(self._file.parent), home=self._home)
+            return f"{self._shown}:1:1: the file is empty"  # what a crash leaves of a save; who wants no sources writes `sources: []`
+        parsed = parse_config(data, self._shown, base_dir=str(path.parent), home=self._home)
         if parsed.config is None:
-            broken = self._broken(present, data, str(parsed.faults[0]))
-            assert broken is not None, "these bytes were not seen before"
-            return broken
+            return str(parsed.faults[0])
+        self.config, self._good = msgspec.structs.replace(parsed.config, file=str(path)), True
         late = self._late(data)
-        found = [Condition("RestartNeeded", True, "Changed", f"{' and '.join(late)} changed: restart dicode to apply it")] if late else []
+        self._found = [Condition("RestartNeeded", True, "Changed", f"{' and '.join(late)} changed: restart dicode to apply it")] if late else []
         if parsed.not_built:
-            found.append(Condition("NotImplemented", True, "NotInThisRelease", ", ".join(parsed.not_built)))
-        lines = [f"{self._shown}: {condition.message}" for condition in found if condition.type == "RestartNeeded"]
-        applied = f"{self._shown} applied" if self._good else ""
-        self._data, self._good = data, True
-        self.config = msgspec.structs.replace(parsed.config, file=str(self._file))
-        return ReadConfig(self._with(present, found), tuple(filter(None, (applied, *lines))))
+            self._found.append(Condition("NotImplemented", True, "NotInThisRelease", ", ".join(parsed.not_built)))
+        return ""
 
-    def _broken(self, present: Config | None, data: bytes, why: str) -> ReadConfig | None:
+    def _keep(self, present: Config | None, why: str) -> None:
         """The last good one stays: ours, or after a restart the one that is written."""
         if not self._good and present is not None and present.file == str(self._file):
             self.config, self._good = present, True
         if not self._good:
             raise NoConfig(why)
-        if data == self._data:
-            return None
-        self._data = data
-        return ReadConfig(self._with(present, [Condition("Valid", False, "BadConfig", why)]), (f"dicode.yaml kept as it was: {why}",))
 
-    def _with(self, present: Config | None, found: list[Condition]) -> Config:
-        conditions = carried(present.conditions if present else (), found, 0, wall_ms())
+    def _with(self, present: Config | None) -> Config:
+        conditions = carried(present.conditions if present else (), self._found, 0, wall_ms())
         return msgspec.structs.replace(self.config, conditions=conditions)
 
     def _late(self, data: bytes) -> list[str]:

@@ -15,7 +15,7 @@ from dicode.messages.kinds import Answer, Config, ConfigSource, DesiredTask, Eve
 from dicode.process.blobs import Bundles
 from dicode.process.clock import mono, wall_ms
 from dicode.process.logs import Log
-from dicode.process.mirror import Mirror, append, delete, put
+from dicode.process.mirror import Lost, Mirror, append, delete, put
 from dicode.process.queue import KeyedQueue
 from dicode.process.role import explain
 from dicode.process.settings import Settings
@@ -27,7 +27,7 @@ from dicode.source.snapshot import way_to
 from dicode.source.state import Touched
 from dicode.source.watch import Watcher, open_watcher
 from dicode.wire.client import Wire
-from dicode.wire.frames import StoreAway
+from dicode.wire.frames import StoreAway, StoreFailed
 
 KINDS: tuple[type[Kind], ...] = (Config, Source, DesiredTask, Request)
 REQUEST = "request:"  # keys of the queue: names of sources, requests behind this prefix (no name holds a colon), and
@@ -35,7 +35,8 @@ CONFIG = "config:"  # the configuration; as an owner of watches, too
 CONFIG_SETTLE = 0.01  # seconds dicode.yaml must lie still
 CONFIG_UNREST = 0.1  # seconds after which it is read anyway
 CONFIG_ROUND = 10.0  # seconds between two looks at it that no event asked for
-STORE_WAIT = 0.5  # seconds before the store is asked again, when it did not answer at all
+STORE_WAIT = 0.5  # seconds before the store is asked again, when it could not
+LOST_WAIT = 0.05  # seconds before a write is tried again that was made from an old state
 WIDTH = 4  # sources that have a turn at the same time: one reads while others write
 
 
@@ -93,10 +94,14 @@ class SourceController:
                 ids.discard(id)
             else:
                 ids.add(id)
+        elif self._tools is None:
+            return
         elif kind is Request:
             request = self.mirror.get(Request, key)
-            if request is not None and self._tools is not None:
+            if request is not None:
                 self._consider(key, request)
+        elif self.mirror.get(kind, key) is None:
+            self.queue.add(CONFIG)  # the store lost what we wrote
 
     def _consider(self, token: str, request: Request) -> None:
         if request.answer is None and request.verb in VERBS:
@@ -135,8 +140,10 @@ class SourceController:
             return None
         try:
             again = await source.step()
-        except StoreAway:
-            return STORE_WAIT  # asking has its own patience
+        except (StoreAway, StoreFailed):
+            return STORE_WAIT  # the store says what is wrong with it
+        except Lost:
+            return LOST_WAIT  # our copy of what is written is old; it is made new all the time
         self._wake_syncing(name, source.rounds_done)
         return again
 
@@ -158,19 +165,16 @@ class SourceController:
         return CONFIG_ROUND
 
     async def _configure(self, *, first: bool) -> None:
-        """Read dicode.yaml if it changed, write Config, and bring the sources in line."""
+        """Read dicode.yaml, write Config if it differs, and bring the sources in line."""
         assert self._tools is not None
         self._watch_config()
         loop = asyncio.get_running_loop()
         present = self.mirror.get(Config, CONFIG_KEY)
         read = await loop.run_in_executor(self._tools.disk, self._configuration.read, present)
-        if read is None and not first:
-            return
-        if read is not None:
-            for line in read.lines:
-                self._log.say(line)
-            if read.config != present:
-                await self.mirror.write(put(read.config, CONFIG_KEY, self.mirror.rev(Config, CONFIG_KEY)))
+        for line in read.lines:
+            self._log.say(line)
+        if read.config != present:
+            await self.mirror.write(put(read.config, CONFIG_KEY, self.mirror.rev(Config, CONFIG_KEY)))
         await self._align(renew=first)
 
     def _watch_config(self) -> None:
@@ -191,7 +195,7 @@ class SourceController:
         ops: list[Op] = []
         for name, each in wanted.items():
             present, running = written.get(name), self._sources.get(name)
-            if renew or running is None or running.spec != each.spec:
+            if renew or present is None or running is None or running.spec != each.spec:
                 ops.append(put(source_of(each, present, self._epoch), name, self.mirror.rev(Source, name)))
                 self._begin(each.spec)
             elif present is not None and (present.order, present.origin) != (each.order, each.origin):

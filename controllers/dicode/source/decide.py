@@ -30,7 +30,7 @@ def dirty_keys(territory: Territory, root: str, way: Collection[str], touched: T
 
     `root` without links, "" while there is none; `way`: links and folders that lead to it.
     """
-    path = f"{touched.folder}/{touched.name}" if touched.name else touched.folder
+    path = touched.path
     if path == root or path in way:
         return {ALL}
     if is_noise(touched.name):
@@ -42,9 +42,11 @@ def dirty_keys(territory: Territory, root: str, way: Collection[str], touched: T
         return set()
     if touched.name in IGNORE_FILES:
         return {ALL}
-    if touched.name == FILE:
-        return {touched.folder}
-    return {path} if touched.directory or not touched.name else set()
+    if touched.directory or not touched.name:
+        return {path}
+    if touched.name == FILE or touched.folder not in territory.groups:
+        return {touched.folder}  # a task in the making, which nobody has read yet
+    return set()
 
 
 # ── one task ──
@@ -58,7 +60,7 @@ def desired(source: Source, reading: Reading, present: DesiredTask | None, burst
     conditions = carried(present.conditions if present else (), _conditions(reading), 0, now)
     before = present or DesiredTask(id=reading.id, source=source.name)
     if reading.resolved is None:
-        said = msgspec.structs.replace(before, faults=reading.faults, conditions=conditions, order=source.order, dir=before.dir or reading.folder)
+        said = msgspec.structs.replace(before, faults=reading.faults, conditions=conditions, order=source.order, dir=before.dir or reading.dir)
     else:
         found = reading.resolved
         said = DesiredTask(
@@ -68,7 +70,7 @@ def desired(source: Source, reading: Reading, present: DesiredTask | None, burst
             process=found.process,
             spec=found.spec,
             runtime=found.runtime,
-            dir=reading.folder,
+            dir=reading.dir,
             conditions=conditions,
             seen_at=before.seen_at,
             cause=before.cause,

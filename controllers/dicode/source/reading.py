@@ -6,12 +6,10 @@ import os
 import posixpath
 from dataclasses import replace
 
-import msgspec
-
 from dicode.messages.fault import Fault
 from dicode.process.blobs import BadBundle, Bundles, MissingBundle, parse_manifest
 from dicode.process.tree import TASK_FILE, read_folder
-from dicode.source.snapshot import Glance, OnFolder, Root, glance
+from dicode.source.snapshot import Glance, OnFolder, Root, glance, speakable
 from dicode.source.state import Known, Reading
 from dicode.spec.folder import Folder, Wanted, wanted
 from dicode.spec.resolve import Resolved, resolve_folder
@@ -82,9 +80,12 @@ def _watch_includes(includes: tuple[str, ...], on_folder: OnFolder) -> None:
             continue  # the next round looks again
 
 
-def with_files_shown(faults: tuple[Fault, ...], working_dir: str) -> tuple[Fault, ...]:
-    """The first faults, which are enough for anybody, with files as people write them."""
-    return tuple(msgspec.structs.replace(fault, file=shown(fault.file, working_dir)) for fault in faults[:MAX_FAULTS])
+def for_people(reading: Reading, working_dir: str) -> Reading:
+    """With the first faults, which are enough for anybody, and with files as people write them."""
+    faults = tuple(
+        Fault(speakable(shown(each.file, working_dir)), each.line, each.column, speakable(each.message)) for each in reading.faults[:MAX_FAULTS]
+    )
+    return reading._replace(faults=faults, dir=speakable(reading.folder))
 
 
 def shown(path: str, working_dir: str) -> str:

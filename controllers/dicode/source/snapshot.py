@@ -81,7 +81,7 @@ def index_lock(reach: str) -> str:
 class Walk:
     """A round through `root`, or through the part of it at and below `start`; `advance` until it is done.
 
-    `unreadable`: what could not be listed, with why; then the finding is not complete, and nothing may be taken for removed.
+    `found`: the task folders; `groups`: those without a task.yaml, where others may be. `unreadable`: what could not be listed, with why; then the finding is not complete, and nothing may be taken for removed.
     """
 
     root: Root
@@ -89,6 +89,7 @@ class Walk:
     on_folder: OnFolder
     start: str = ""
     found: dict[str, Glance] = field(default_factory=dict)
+    groups: set[str] = field(default_factory=set)
     unreadable: dict[str, str] = field(default_factory=dict)
     _waiting: list[tuple[str, str, Ignores, int]] | None = None
     _included: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -156,6 +157,7 @@ class Walk:
         if TASK_FILE in files or TASK_FILE in folders:
             self._task(id or posixpath.basename(folder), folder, rules)
             return
+        self.groups.add(folder)
         if depth == FIND_DEPTH or self._waiting is None:
             return
         rules = _with_ignore_files(rules, folder, [name for name in IGNORE_FILES if name in files])
@@ -170,7 +172,7 @@ class Walk:
             if self._waiting:
                 self._waiting.clear()
             return
-        self.found[folder] = glance(id, folder, rules, self.tasks.get(folder), self.on_folder, self._included)
+        self.found[folder] = glance(speakable(id), folder, rules, self.tasks.get(folder), self.on_folder, self._included)
 
 
 def glance(
@@ -298,3 +300,8 @@ def way_to(path: str) -> set[str]:
             break
         place = here
     return found
+
+
+def speakable(text: str) -> str:
+    """A name as UTF-8, whatever bytes it is made of: only such can be written and told."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

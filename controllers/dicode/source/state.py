@@ -32,6 +32,10 @@ class Touched(NamedTuple):
     writing: bool = False
     gone: bool = False
 
+    @property
+    def path(self) -> str:
+        return f"{self.folder.rstrip('/')}/{self.name}" if self.name else self.folder
+
 
 class Burst(NamedTuple):
     """Why a folder is dirty: one save, as far as anybody can tell."""
@@ -108,6 +112,7 @@ class Reading(NamedTuple):
     id: str
     folder: str
     known: Known | None
+    dir: str = ""  # the folder as it is told
     resolved: Resolved | None = None
     faults: tuple[Fault, ...] = ()
     changed: tuple[str, ...] = ()
@@ -118,9 +123,10 @@ class Reading(NamedTuple):
 
 @dataclass
 class Territory:
-    """Which folders are tasks, and which of them a touched path belongs to."""
+    """Which folders are tasks, and which of them a touched path belongs to. `groups`: folders known to be none."""
 
     tasks: dict[str, Known] = field(default_factory=dict)
+    groups: set[str] = field(default_factory=set)
     _including: dict[str, set[str]] = field(default_factory=dict)  # included path → task folders
 
     def tasks_of(self, path: str) -> set[str]:
@@ -134,7 +140,9 @@ class Territory:
 
     def below(self, folder: str) -> list[str]:
         """The task folders at or below `folder`."""
-        return [task for task in self.tasks if task == folder or task.startswith(folder + "/")]
+        if folder in self.tasks:
+            return [folder]
+        return [task for task in self.tasks if task.startswith(folder + "/")]
 
     def learn(self, folder: str, known: Known) -> None:
         """Remember this task as it is now."""

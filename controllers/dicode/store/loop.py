@@ -23,7 +23,7 @@ from dicode.wire.frames import HEARTBEAT, encode, endpoints
 SILENCE = 0.3  # seconds without a command after which a stopping store may go
 STOP_WITHIN = 4.5  # seconds; half a second after everyone else
 EXPIRE_EVERY = 0.25  # seconds
-LOOK_EVERY = 5.0  # seconds between two looks whether the file is still ours
+LOOK_EVERY = 5.0  # seconds between two looks at the file: is it still ours, is its log too long
 STALL = 1.0  # seconds between two rounds of this loop, which turns four times a second
 OPEN_EVERY = 1.0  # seconds between two tries on a full disk
 TIDY_EVERY = 60.0  # seconds between two rounds of forgetting
@@ -37,7 +37,10 @@ class Loop:
     def __init__(self, context: role.Context) -> None:
         self._context = context
         self._signals = wake_on_signals()
-        self._server = server.Server(*endpoints(context.settings.data_dir))
+        try:
+            self._server = server.Server(*endpoints(context.settings.data_dir))
+        except OSError as error:
+            raise role.Refused(role.explain(error), role.EX_CONFIG) from None
         self._server.watch(self._signals.fileno())
         self._server.watch(context.keeper.fileno())
         self._engine: Sqlite | None = None
@@ -49,6 +52,7 @@ class Loop:
         self._listened = now()  # all that had arrived by then has been answered
         self._due: dict[Callable[[], float | None], float] = {}  # chore → when; it says in how many seconds it is due again, None: never
         self._chores(self._beat, self._heartbeat, self._expire, self._look, self._tidy)
+        self._due[self._tidy] += TIDY_EVERY  # everyone is starting now
         self._open()
 
     def _chores(self, *chores: Callable[[], float | None]) -> None:
@@ -154,13 +158,15 @@ class Loop:
         return EXPIRE_EVERY
 
     def _look(self) -> float:
-        if self._engine is not None and not self._engine.still_there():
-            self._context.log.say("the database was taken away while it was in use: starting anew with what is there")
-            self._gone = True
+        if self._engine is not None:
+            self._engine.idle()
+            if not self._engine.still_there():
+                self._context.log.say("the database was taken away while it was in use: starting anew with what is there")
+                self._gone = True
         return LOOK_EVERY
 
     def _tidy(self) -> float:
-        if self._service is None or self._engine is None:
+        if self._service is None:
             return TIDY_EVERY
         try:
             more, changes = self._service.tidy(now())
@@ -168,7 +174,6 @@ class Loop:
             self._say_trouble(str(error))
             return TIDY_EVERY
         self._publish(changes)
-        self._engine.idle()
         return TIDY_STEP if more else TIDY_EVERY
 
     def _hear(self) -> None:

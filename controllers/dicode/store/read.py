@@ -5,6 +5,7 @@ Every call is one short read of what is committed at that moment; the role may r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
@@ -83,6 +84,27 @@ class Reader:
             if body is None or value is not None:
                 listed.append((key, value))
         return listed, since
+
+    def backup(self, target: Path) -> None:
+        """Write all that is committed now to `target`, a whole database of its own; also while the store works.
+
+        What stood there before stays until the copy is complete. Raises Unreadable, OSError.
+        """
+        if not self._rows(sql.READ_META, ("rev",)):
+            raise Unreadable(f"{self._path}: nothing to copy: no store has worked here yet")
+        half = target.with_name(f".{target.name}.part")
+        os.close(os.open(half, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        assert self._db is not None
+        try:
+            copy = apsw.Connection(str(half))
+            with copy.backup("main", self._db, "main") as work:
+                while not work.done:
+                    work.step(1000)
+            copy.close()
+            os.replace(half, target)
+        except apsw.Error as error:
+            half.unlink(missing_ok=True)
+            raise Unreadable(f"{target}: {error}") from None
 
     def close(self) -> None:
         if self._db is not None:

@@ -12,8 +12,11 @@ from dicode.messages.commands import (
     Acquire,
     AnyCommand,
     AnyReply,
+    Append,
     Cancel,
     Claim,
+    Conflict,
+    Delete,
     Enqueue,
     Failed,
     Finish,
@@ -21,9 +24,13 @@ from dicode.messages.commands import (
     List,
     Ping,
     Pong,
+    Put,
     Release,
     Renew,
     Write,
+    WriteAll,
+    Written,
+    WroteAll,
 )
 from dicode.messages.kinds import Config
 from dicode.store.engine import BadCommand, Committed, Engine, Moment, Retention, Unavailable
@@ -112,6 +119,8 @@ class Service:
         match command:
             case Write(ops=ops):
                 return objects.write(ops, at)
+            case WriteAll(writes=writes):
+                return WroteAll(answers=tuple(self._one(ops, at) for ops in writes))
             case Get(what=kind, key=key):
                 return objects.get(kind, key)
             case List(what=kind, since=since, after=after, until=until):
@@ -134,6 +143,14 @@ class Service:
                 return Pong(epoch=self.epoch, head=self.engine.head())
             case _:
                 assert_never(command)
+
+    def _one(self, ops: Sequence[Put | Delete | Append], at: Moment) -> Written | Conflict | Failed:
+        """One write of several; one that fails is undone alone."""
+        try:
+            with self.engine.attempt():
+                return self.engine.objects.write(ops, at)
+        except BadCommand as error:
+            return Failed(message=str(error))
 
     def expire(self, at: Moment) -> list[Committed]:
         """Take back runs whose lease ended; what to publish. Raises Unavailable: try again in a moment."""

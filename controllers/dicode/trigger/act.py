@@ -31,7 +31,7 @@ class TriggerEngine:
     def __init__(self, wire: Wire, settings: Settings, log: Log) -> None:
         deaf = settings.environ.get("DICODE_TEST_DROP_HINTS") == "1"
         self.mirror = Mirror(wire, KINDS, self._changed, drop_hints=deaf)
-        self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=32)
+        self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=128)
         self.hooks = Hooks()
         self.configured = asyncio.Event()  # the Config is another than before
         self._bound = Bound()

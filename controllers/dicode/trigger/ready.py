@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+from dicode.messages.commands import List, Listing
 from dicode.messages.kinds import Config, DesiredTask, Kind, Source, Task
-from dicode.process.clock import wall
+from dicode.process.clock import mono, wall
 from dicode.process.mirror import Mirror
 from dicode.process.role import Context
 from dicode.trigger.decide import Bound, all_admitted
 from dicode.wire.client import Wire
+from dicode.wire.frames import StoreAway, StoreFailed, decode_body
 
-LOOK = 0.05  # seconds
+LOOK = 0.02  # seconds
+LOOK_SHARE = 10  # a look that took long is followed by a pause that many times as long
+SAID = "ready-was-said"  # a file the keeper holds: it lives as long as our keeper, longer than we do
 NOTICE = 1.0  # seconds a source-controller has to say `pending`, from when it took its lock; until then a status may be its predecessor's
 
 
 async def say_ready(context: Context, wire: Wire, engine: Mirror, bound: Callable[[], Bound]) -> None:
-    """Wait until all is admitted and say so; after a restart of this role alone it has been said."""
-    if context.first_start:
-        await engine.start()
+    """Wait until all is admitted and say so; a process that takes the place of one that said it does not say it again."""
+    if SAID not in context.keeper.kept:
         await _wait(wire, engine, bound, context.settings.run / "source-controller.lock")
         where = bound()
         hooks = f"hooks {where.url}" if where.url else "hooks nowhere yet"
         count = sum(bool(task.digest) for _, task in engine.all(Task))
         context.log.say(f"ready: {count} task{'' if count == 1 else 's'}, {hooks}")
+        with open(os.devnull) as mark:
+            context.keeper.keep(SAID, mark.fileno())
     await context.stopping.wait()
 
 
@@ -34,28 +40,39 @@ async def _wait(wire: Wire, engine: Mirror, bound: Callable[[], Bound], lock: Pa
     claims = Mirror(wire, (Source, DesiredTask), _unheard)
     following = asyncio.create_task(claims.run(), name="claims until ready")
     try:
+        before = await _epochs(wire)  # first of all: a source-controller that starts beside us has not written yet
+        await engine.start()
         await claims.start()
-        at_first = _epochs(claims)
-        while not (_present(claims, engine, at_first, lock) and _admitted(claims, engine) and (bound().url or bound().why)):
-            await asyncio.sleep(LOOK)
+        while True:
+            began = mono()
+            if _present(claims, engine, before, lock) and _admitted(claims, engine) and (bound().url or bound().why):
+                return
+            await asyncio.sleep(max(LOOK, LOOK_SHARE * (mono() - began)))
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 
 
+async def _epochs(wire: Wire) -> set[str]:
+    """Of the controllers that wrote the Sources which are there now."""
+    while True:
+        try:
+            listing = await wire.ask(List(what="Source"), Listing)
+        except (StoreAway, StoreFailed):
+            await asyncio.sleep(LOOK)  # it is starting
+            continue
+        sources = (decode_body("Source", change.body) for change in listing.changes if change.body is not None)
+        return {source.epoch for source in sources if isinstance(source, Source)}
+
+
 def _unheard(kind: type[Kind], key: str, cause: str) -> None:
-    """Looking twenty times a second costs less than looking at each of ten thousand changes."""
+    """Looking now and then costs less than looking at each of ten thousand changes."""
 
 
-def _epochs(claims: Mirror) -> set[str]:
-    """Of the controllers that wrote the Sources; those not read yet are certainly of the present one."""
-    return {source.epoch for _, source in claims.all(Source) if source.status != "pending"}
-
-
-def _present(claims: Mirror, engine: Mirror, at_first: set[str], lock: Path) -> bool:
+def _present(claims: Mirror, engine: Mirror, before: set[str], lock: Path) -> bool:
     """What the Sources say is said by the controller that runs now."""
     epochs = {source.epoch for _, source in claims.all(Source)}
-    if epochs and not epochs & at_first:
+    if epochs and not epochs & before:
         return True
     try:
         taken = lock.stat().st_mtime

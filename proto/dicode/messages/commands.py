@@ -49,6 +49,12 @@ class Write(Command, frozen=True, kw_only=True, tag="write"):
     ops: tuple[Put | Delete | Append, ...]
 
 
+class WriteAll(Command, frozen=True, kw_only=True, tag="write_all"):
+    """Several writes, each of them all or none. Answers `WroteAll`, one answer for each, in order."""
+
+    writes: tuple[tuple[Put | Delete | Append, ...], ...]
+
+
 class Get(Command, frozen=True, kw_only=True, tag="get"):
     """Answers `Found` (rev 0 and empty body when it does not exist)."""
 
@@ -160,6 +166,17 @@ class Conflict(Reply, frozen=True, kw_only=True, tag="conflict"):
     rev: int
 
 
+class Failed(Reply, frozen=True, kw_only=True, tag="failed"):
+    """The store could not do it: disk full, bad command. `retry`: the same command may succeed later."""
+
+    message: str
+    retry: bool = False
+
+
+class WroteAll(Reply, frozen=True, kw_only=True, tag="wrote_all"):
+    answers: tuple[Written | Conflict | Failed, ...]
+
+
 class Found(Reply, frozen=True, kw_only=True, tag="found"):
     rev: int = 0
     body: bytes = b""
@@ -224,12 +241,5 @@ class Pong(Reply, frozen=True, kw_only=True, tag="pong"):
     head: int
 
 
-class Failed(Reply, frozen=True, kw_only=True, tag="failed"):
-    """The store could not do it: disk full, bad command. `retry`: the same command may succeed later."""
-
-    message: str
-    retry: bool = False
-
-
-AnyCommand = Write | Get | List | Enqueue | Claim | Renew | Finish | Cancel | Acquire | Release | Ping
-AnyReply = Written | Conflict | Found | Listing | Enqueued | Refused | Claimed | Renewed | Finished | Leased | Pong | Failed
+AnyCommand = Write | WriteAll | Get | List | Enqueue | Claim | Renew | Finish | Cancel | Acquire | Release | Ping
+AnyReply = Written | WroteAll | Conflict | Found | Listing | Enqueued | Refused | Claimed | Renewed | Finished | Leased | Pong | Failed

@@ -176,33 +176,28 @@ def adopt(identity: Identity) -> Child:
     return Child(identity, pidfd)
 
 
-def family(processes: Mapping[int, Seen], mark: bytes, carries: Callable[[int, bytes], bool], leader: Identity | None = None) -> set[int]:
-    """Who came of a program: all in the session that `leader` leads, all that carry `mark` in their environment, and all below these.
+def family(
+    processes: Mapping[int, Seen], mark: bytes, carries: Callable[[int, bytes], bool], leader: Identity | None = None, known: Iterable[int] = ()
+) -> set[int]:
+    """Who came of a program: all in the session that `leader` leads, all that carry `mark` in their environment, who is `known`, and all below these.
 
     Pure: `carries(pid, mark)` looks. We and our ancestors are never of it. A session keeps its leader's number from
     being given again, so if another process has it, there is no such session any more.
     """
     if leader is not None and leader.pid in processes and processes[leader.pid].start_time != leader.start_time:
         leader = None
-    ours = _line_up(processes, os.getpid())
-    found: set[int] = set()
-    strangers: list[int] = []
-    for pid, seen in processes.items():
-        if leader is not None and (seen.session == leader.pid or pid == leader.pid):
-            found.add(pid)
-        else:
-            strangers.append(pid)
-    found.update(pid for pid in strangers if not processes[pid].dead and carries(pid, mark))
+    found = {pid for pid, seen in processes.items() if leader is not None and leader.pid in (pid, seen.session)}
+    found.update(pid for pid in known if pid in processes)
+    found.update(pid for pid, seen in processes.items() if pid not in found and not seen.dead and carries(pid, mark))
     children: dict[int, list[int]] = {}
     for seen in processes.values():
         children.setdefault(seen.parent, []).append(seen.pid)
     below = list(found)
     while below:
-        for pid in children.get(below.pop(), ()):
-            if pid not in found:
-                found.add(pid)
-                below.append(pid)
-    return {pid for pid in found if not processes[pid].dead} - ours
+        more = [pid for pid in children.get(below.pop(), ()) if pid not in found]
+        found.update(more)
+        below.extend(more)
+    return {pid for pid in found if not processes[pid].dead} - _line_up(processes, os.getpid())
 
 
 def _line_up(processes: Mapping[int, Seen], pid: int) -> set[int]:
@@ -227,47 +222,66 @@ async def kill_tree(child: Child | None, mark: str, *, stop_signal: int = signal
     `mark` is the `NAME=value` in its environment that no other program has; without a child only it counts. Done when two looks in a row find nobody.
     False when something does not even die of SIGKILL (it hangs in the kernel).
     """
-    leader = None if child is None else child.identity
-    marked = os.fsencode(mark)
-    pidfds = _signal_family(leader, marked, (stop_signal, signal.SIGCONT))
+    hunted = _Hunted(None if child is None else child.identity, os.fsencode(mark))
     try:
-        await asyncio.wait_for(_until_all_ended(pidfds), grace)
-    except TimeoutError:
-        pass
+        hunted.look()
+        hunted.signal(stop_signal)
+        hunted.signal(signal.SIGCONT)  # a stopped process would not hear the first
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hunted.ended(), grace)
+        until = mono() + KILL_WITHIN
+        empty = 0
+        while empty < 2 and mono() < until:
+            empty = 0 if hunted.look() else empty + 1
+            hunted.signal(signal.SIGKILL)
+            await asyncio.sleep(0 if empty else PASS)
+        return empty == 2
     finally:
-        _close(pidfds)
-    until = mono() + KILL_WITHIN
-    empty = 0
-    while empty < 2 and mono() < until:
-        pidfds = _signal_family(leader, marked, (signal.SIGKILL,))
-        empty = 0 if pidfds else empty + 1
-        _close(pidfds)
-        await asyncio.sleep(PASS if not empty else 0)
-    if child is not None:
-        child.ended()
-    return empty == 2
+        hunted.close()
+        if child is not None:
+            child.ended()
 
 
-def _signal_family(leader: Identity | None, mark: bytes, numbers: Iterable[int]) -> list[int]:
-    """Signal each of the family; gives their pidfds."""
-    processes = table()
-    pidfds: list[int] = []
-    for pid in family(processes, mark, carries, leader):
-        with contextlib.suppress(OSError):
-            pidfd = os.pidfd_open(pid)
-            again = look(pid)
-            if again is None or again.start_time != processes[pid].start_time:
-                os.close(pidfd)  # the number has changed hands since we looked
-                continue
-            pidfds.append(pidfd)
-            for number in numbers:
+class _Hunted:
+    """A family that is being ended. Whoever was seen once is held by a pidfd: losing his parents and his session does not save him."""
+
+    def __init__(self, leader: Identity | None, mark: bytes) -> None:
+        self._leader = leader
+        self._mark = mark
+        self._pidfds: dict[int, int] = {}
+
+    def look(self) -> bool:
+        """Find more of them; False when none is alive."""
+        for pid in [pid for pid, pidfd in self._pidfds.items() if _readable(pidfd)]:
+            os.close(self._pidfds.pop(pid))
+        processes = table()
+        for pid in family(processes, self._mark, carries, self._leader, self._pidfds):
+            if pid not in self._pidfds:
+                with contextlib.suppress(ProcessLookupError):
+                    self._take(processes[pid])
+        return bool(self._pidfds)
+
+    def _take(self, seen: Seen) -> None:
+        pidfd = os.pidfd_open(seen.pid)
+        again = look(seen.pid)
+        if again is None or again.start_time != seen.start_time:
+            os.close(pidfd)  # the number has changed hands since we looked
+        else:
+            self._pidfds[seen.pid] = pidfd
+
+    def signal(self, number: int) -> None:
+        for pidfd in self._pidfds.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(pidfd, number)
-    return pidfds
 
+    async def ended(self) -> None:
+        for pidfd in list(self._pidfds.values()):
+            await _until_readable(pidfd)
 
-async def _until_all_ended(pidfds: Iterable[int]) -> None:
-    for pidfd in pidfds:
-        await _until_readable(pidfd)
+    def close(self) -> None:
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+        self._pidfds.clear()
 
 
 async def _until_readable(fd: int) -> None:
@@ -287,8 +301,3 @@ def _readable(fd: int) -> bool:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(0))
-
-
-def _close(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)

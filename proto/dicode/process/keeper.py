@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
@@ -30,7 +31,6 @@ ROLES = {  # word → package; `up` starts them in this order
     "trigger-engine": "dicode.trigger",
     "supervisor": "dicode.supervisor",
     "worker": "dicode.worker",
-    "gateway": "dicode.gateway",
 }
 BEREAVED = ("supervisor", "worker")  # the roles that are told how orphans ended: they start processes that may outlive them
 
@@ -83,7 +83,7 @@ class Ward:
         self.argv = tuple(argv)
         self.pid = 0  # 0: not running
         self.link: socket.socket | None = None
-        self.outbox: list[tuple[str, int | None]] = []  # what the link had no room for yet; fds are copies of our own
+        self.outbox: deque[tuple[str, str]] = deque()  # what the link had no room for yet, with the name of the kept file that goes along
         self.kept: dict[str, int] = {}
         self.starts = 0
         self.unready = 0  # starts in a row that did not become ready
@@ -191,42 +191,47 @@ class Keeper:
             self._send_off_store(now)
 
     def _start(self, ward: Ward, now: float) -> None:
+        try:
+            ward.pid, ward.link = self._spawn(ward)
+        except OSError as error:  # no memory, no process slot, no file
+            ward.unready += 1
+            ward.start_at = now + max(pause(ward.unready, 0.0), PAUSE_FIRST)
+            self._log.say(f"{ward.label} could not be started: {error.strerror}")
+            return
+        ward.start_at = None
+        ward.started_at = ward.heard_at = now
+        ward.beating = ward.ready = False
+        ward.last_words = ""
+        self._by_fd[ward.link.fileno()] = ward
+        self._poller.register(ward.link, select.POLLIN)
+        self._hand_over(ward)
+        ward.starts += 1
+
+    def _spawn(self, ward: Ward) -> tuple[int, socket.socket]:
+        """Its pid, and our end of the link. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environ = {**self._environ, KEEPER_FD: str(theirs.fileno())}
-        argv = [*self._program, ward.role, *ward.argv]
         theirs.set_inheritable(True)
         try:
-            ward.pid = os.posix_spawn(
-                argv[0],
-                argv,
-                environ,
+            pid = os.posix_spawn(
+                self._program[0],
+                [*self._program, ward.role, *ward.argv],
+                {**self._environ, KEEPER_FD: str(theirs.fileno())},
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
                 # A session of its own: Ctrl-C and a manager's signal to the group reach us alone, who know the order of going.
                 setsid=True,
                 setsigdef=[signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ],
             )
-        except OSError as error:  # no memory, no process slot
+        except OSError:
             ours.close()
-            ward.unready += 1
-            ward.start_at = now + max(pause(ward.unready, 0.0), PAUSE_FIRST)
-            self._log.say(f"{ward.label} could not be started: {error.strerror}")
-            return
+            raise
         finally:
             theirs.close()
-        ward.start_at = None
-        ward.started_at = ward.heard_at = now
-        ward.beating = ward.ready = False
-        ward.last_words = ""
-        ward.link = ours
-        self._by_fd[ours.fileno()] = ward
-        self._poller.register(ours, select.POLLIN)
-        self._hand_over(ward)
-        ward.starts += 1
+        return pid, ours
 
     def _hand_over(self, ward: Ward) -> None:
         """Give it back what it kept, and tell it who died. With the rest of the roles the first start waits for the store's lock."""
-        for name, fd in ward.kept.items():
-            self._say(ward, f"fd {name}", fd)
+        for name in ward.kept:
+            self._say(ward, f"fd {name}", name)
         if ward.role in BEREAVED:
             for pid, code in self._exits.items():
                 self._say(ward, f"exit {pid} {code}")
@@ -242,23 +247,21 @@ class Keeper:
 
     # ---- links
 
-    def _say(self, ward: Ward, text: str, fd: int | None = None) -> None:
-        ward.outbox.append((text, None if fd is None else os.dup(fd)))
+    def _say(self, ward: Ward, text: str, name: str = "") -> None:
+        ward.outbox.append((text, name))
         self._flush(ward)
 
     def _flush(self, ward: Ward) -> None:
         while ward.outbox and ward.link is not None:
-            text, fd = ward.outbox[0]
+            text, name = ward.outbox[0]
             try:
-                rights.send(ward.link, text.encode(), fd)
+                rights.send(ward.link, text.encode(), ward.kept.get(name))
             except BlockingIOError:
                 self._poller.modify(ward.link, select.POLLIN | select.POLLOUT)
                 return
             except OSError:
                 return  # it is gone; _lost will clear up
-            ward.outbox.pop(0)
-            if fd is not None:
-                os.close(fd)
+            ward.outbox.popleft()
         if ward.link is not None:
             self._poller.modify(ward.link, select.POLLIN)
 
@@ -312,9 +315,6 @@ class Keeper:
         del self._by_fd[ward.link.fileno()]
         ward.link.close()
         ward.link = None
-        for _, fd in ward.outbox:
-            if fd is not None:
-                os.close(fd)
         ward.outbox.clear()
 
     def _notify_ready(self) -> None:

@@ -11,7 +11,7 @@ import random  # noqa: TID251  # jitter between roles, not a decision
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from dicode.messages.commands import Append, Change, Conflict, Delete, Listing, Put, Write, Written
+from dicode.messages.commands import Append, Change, Conflict, Delete, Listing, Put
 from dicode.messages.commands import List as ListCommand
 from dicode.messages.kinds import KINDS, Kind, kind_of
 from dicode.process.clock import mono
@@ -115,11 +115,9 @@ class Mirror:
 
     async def write(self, *ops: Put | Delete | Append) -> tuple[int, ...]:
         """Commit these together, and know them at once. Raises Lost when someone else was there first, StoreAway, StoreFailed."""
-        answer = await self._wire.ask_any(Write(ops=ops))
+        answer = await self._wire.write(ops)
         if isinstance(answer, Conflict):
             raise Lost(f"{answer.what} {answer.key} is at rev {answer.rev}")
-        if not isinstance(answer, Written):
-            raise TypeError(f"a write was answered {answer}")
         for op, rev in zip(ops, answer.revs, strict=True):
             kind = KINDS[op.kind]
             if not isinstance(op, Append) and self._tables.knows(kind):

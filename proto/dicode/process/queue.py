@@ -7,6 +7,7 @@ One worker per key at a time; a key that changes while it is worked on is worked
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -31,7 +32,8 @@ class KeyedQueue(Generic[K]):
         self._busy: dict[K, bool] = {}  # key → added again meanwhile
         self._later: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
-        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._broken: asyncio.Future[None] | None = None  # while we run; an error that `on_error` itself raised ends us
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -45,7 +47,7 @@ class KeyedQueue(Generic[K]):
             timer.cancel()
         self._ready[key] = None
         self._idle.clear()
-        self._wake.set()
+        self._fill()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Work on this key in `seconds`, or sooner if it is added sooner."""
@@ -69,23 +71,39 @@ class KeyedQueue(Generic[K]):
         await self._idle.wait()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._width):
-                group.create_task(self._worker(), name=f"queue worker {number}")
+        self._broken = asyncio.get_running_loop().create_future()
+        self._fill()
+        try:
+            await self._broken
+        finally:
+            self._broken = None
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _worker(self) -> None:
-        while True:
-            while not self._ready:
-                self._wake.clear()
-                await self._wake.wait()
+    def _fill(self) -> None:
+        """Start work on what is ready, as far as the width goes."""
+        while self._broken is not None and self._ready and len(self._busy) < self._width:
             key = next(iter(self._ready))
             del self._ready[key]
             self._busy[key] = False
-            await self._step(key)
-            if self._busy.pop(key):
-                self.add(key)
-            if not self._ready and not self._busy:
-                self._idle.set()
+            task = asyncio.create_task(self._step(key))
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._done, key))
+
+    def _done(self, key: K, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        again = self._busy.pop(key)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and self._broken is not None and not self._broken.done():
+            self._broken.set_exception(error)
+        if again:
+            self.add(key)
+        self._fill()
+        if not self._ready and not self._busy:
+            self._idle.set()
 
     async def _step(self, key: K) -> None:
         try:

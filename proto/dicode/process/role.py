@@ -162,6 +162,7 @@ class Context:
 def start(role: str, package: str, argv: list[str]) -> int:
     """Be this role: what a keeper's child does. Gives the exit code; says why in one line when that is not 0."""
     fd = os.environ.pop(KEEPER_FD)  # noqa: TID251  # nobody below us shall take himself for a role
+    os.set_inheritable(int(fd), False)
     link = socket.fromfd(int(fd), socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         settings = load()
@@ -194,6 +195,7 @@ def begin(role: str, argv: list[str], settings: Settings) -> Context:
     if link is None:
         raise Refused(f"start me as `dicode {role}`", EX_CONFIG)
     keeper = Keeper(socket.socket(fileno=int(link)))
+    keeper.beat()
     try:
         settings.make()
         name = take_lock(role, settings.run, keeper)
@@ -204,7 +206,6 @@ def begin(role: str, argv: list[str], settings: Settings) -> Context:
     except OSError as error:
         keeper.refused(explain(error))
         raise Refused(explain(error), EX_CONFIG) from None
-    keeper.beat()
     log = Log(name, as_json=settings.environ.get("DICODE_LOG_FORMAT") == "json", debug=bool(settings.environ.get("DICODE_DEBUG")))
     return Context(name, settings, keeper, log, argv)
 

@@ -55,11 +55,6 @@ def slots(run: Run) -> int:
     return run.concurrency if run.overlap == "allow" else max(1, run.concurrency)
 
 
-def may_run(run: Run, labels: Sequence[str], runtimes: Sequence[str]) -> bool:
-    """Whether a worker with these labels may claim it. No runtimes given means all of them."""
-    return set(run.labels) <= set(labels) and (not runtimes or run.runtime is None or run.runtime in runtimes)
-
-
 def filled(run: Run, task: Task | None, now: int) -> Run | Declined:
     """The run as it would be queued: pinned to the registered digest, unless it names one already (a replay of old code)."""
     if task is None:

@@ -174,6 +174,8 @@ def _newest(trigger: Trigger, cursor: int, now: int, machine_zone: str) -> list[
     Looks back in doubling spans, so that a month's absence of an every-second schedule costs what a minute's does.
     """
     since = max(cursor, now - WINDOW)
+    if since >= now:
+        return []  # asked again in the same moment, as at every first look: no walk
     span = 60_000
     while True:
         start = max(since, now - span)
@@ -274,7 +276,7 @@ def _normal(sets: list[frozenset[int]], *, either_day: bool, elapsed: bool) -> _
 
 def _ever_fires(cron: _Cron) -> bool:
     """Whether it fires within NEVER_YEARS, whenever one begins to wait: weekdays of 29 February come round in 28 years."""
-    walk = _Walk(cron)
+    walk = _walk(cron)
     for start in range(_MARCH_2000, _MARCH_2000 + 28 * 366 * _DAY, 1461 * _DAY):
         first = walk.at_or_after(start)
         if first is None or first - start > NEVER_YEARS * 366 * _DAY:
@@ -303,7 +305,7 @@ def _multiples(every: int, after: int) -> Iterator[int]:
 
 
 class _Walk:
-    """The local times an expression matches."""
+    """The local times an expression matches. Keeps nothing between two questions."""
 
     def __init__(self, cron: _Cron) -> None:
         from croniter import croniter  # 50 ms to import: only for whoever has a schedule
@@ -321,13 +323,19 @@ class _Walk:
             return None
 
 
+@lru_cache(maxsize=4096)
+def _walk(cron: _Cron) -> _Walk:
+    """Making a croniter costs as much as asking it."""
+    return _Walk(cron)
+
+
 def _slots(cron: _Cron, zone: ZoneInfo, after: int, *, run_after_gap: bool, both: bool) -> Iterator[int]:
     """Slots in ms after `after` (seconds).
 
     Goes from one change of the zone's offset to the next: between two of them local times and instants run in step,
     and what a change does to fixed times is decided where it happens.
     """
-    walk = _Walk(cron)
+    walk = _walk(cron)
     before, start, newest = _offset(zone, after), after + 1, after
     while True:
         offset = _offset(zone, start)

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import itertools
 import os
-from typing import TypeVar
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import zmq
 import zmq.asyncio
 
-from dicode.messages.commands import AnyCommand, AnyReply, Failed, Reply
+from dicode.messages.commands import AnyCommand, AnyReply, Append, Conflict, Delete, Failed, Put, Reply, WriteAll, Written, WroteAll
 from dicode.wire.frames import (
     ASK_AGAIN,
     DEADLINE,
@@ -26,6 +28,20 @@ from dicode.wire.frames import (
 )
 
 R = TypeVar("R", bound=Reply)
+Ops = tuple[Put | Delete | Append, ...]
+Unsent = tuple[Ops, "asyncio.Future[Written | Conflict]"]
+FITTING = 512 * 1024  # bytes of bodies in one command; a frame holds twice that
+
+
+@dataclass
+class Open:
+    """A question without an answer yet. Times of the event loop's clock."""
+
+    what: str
+    frames: list[bytes]
+    answer: asyncio.Future[AnyReply]
+    again_at: float
+    until: float
 
 
 class Wire:
@@ -39,9 +55,12 @@ class Wire:
         self._dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
         self._dealer.connect(commands)
         self._changes = changes
-        self._waiting: dict[bytes, asyncio.Future[AnyReply]] = {}
+        self._waiting: dict[bytes, Open] = {}
+        self._patrol: asyncio.TimerHandle | None = None
         self._prefix = os.urandom(8)
         self._count = itertools.count()
+        self._unsent: list[Unsent] = []
+        self._sending: set[asyncio.Task[None]] = set()
         self._reader = asyncio.create_task(self._read(), name="wire replies")
         self.malformed = 0
 
@@ -54,25 +73,69 @@ class Wire:
 
     async def ask_any(self, command: AnyCommand, deadline: float = DEADLINE) -> AnyReply:
         """The answer, whatever it is. Raises StoreAway, StoreFailed."""
+        loop = asyncio.get_running_loop()
         request = self._prefix + next(self._count).to_bytes(8, "big")
-        future: asyncio.Future[AnyReply] = asyncio.get_running_loop().create_future()
-        self._waiting[request] = future
-        frames = [request, encode(command)]
-        until = asyncio.get_running_loop().time() + deadline
+        now = loop.time()
+        asked = Open(type(command).__name__, [request, encode(command)], loop.create_future(), now + ASK_AGAIN, now + deadline)
+        self._waiting[request] = asked
+        if self._patrol is None:
+            self._patrol = loop.call_later(ASK_AGAIN / 4, self._look_after)
         try:
-            while True:
-                await self._send(frames)
-                left = until - asyncio.get_running_loop().time()
-                done, _ = await asyncio.wait((future,), timeout=min(ASK_AGAIN, max(left, 0)))
-                if done:
-                    answer = future.result()
-                    if isinstance(answer, Failed):
-                        raise StoreFailed(answer.message)
-                    return answer
-                if left <= ASK_AGAIN:
-                    raise StoreAway(f"no answer to {type(command).__name__} in {deadline:g} s")
+            await self._send(asked.frames)
+            answer = await asked.answer
         finally:
             self._waiting.pop(request, None)
+        if isinstance(answer, Failed):
+            raise StoreFailed(answer.message)
+        return answer
+
+    def _look_after(self) -> None:
+        """Ask again what has not been answered; give up what has waited too long. Runs only while something is open."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for asked in self._waiting.values():
+            if asked.answer.done():
+                continue
+            if now >= asked.until:
+                asked.answer.set_exception(StoreAway(f"no answer to {asked.what}"))
+            elif now >= asked.again_at:
+                asked.again_at = now + ASK_AGAIN
+                self._spawn(self._send(asked.frames))
+        self._patrol = loop.call_later(ASK_AGAIN / 4, self._look_after) if self._waiting else None
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def write(self, ops: Ops) -> Written | Conflict:
+        """Commit these together. What is written in the same moment travels as one command. Raises StoreAway, StoreFailed."""
+        future: asyncio.Future[Written | Conflict] = asyncio.get_running_loop().create_future()
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send_off)
+        self._unsent.append((ops, future))
+        return await future
+
+    def _send_off(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for some in _fitting(unsent):
+            self._spawn(self._write_all(some))
+
+    async def _write_all(self, some: list[Unsent]) -> None:
+        try:
+            answer = await self.ask(WriteAll(writes=tuple(ops for ops, _ in some)), WroteAll)
+        except (StoreAway, StoreFailed, TypeError) as error:
+            for _, future in some:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), each in zip(some, answer.answers, strict=True):
+            if future.done():
+                continue  # who asked has gone
+            if isinstance(each, Failed):
+                future.set_exception(StoreFailed(each.message))
+            else:
+                future.set_result(each)
 
     async def _send(self, frames: list[bytes]) -> None:
         with contextlib.suppress(zmq.Again):  # the pipe is full while the store is away: it is sent again in a moment
@@ -84,11 +147,11 @@ class Wire:
             if len(parts) != 2:
                 self.malformed += 1
                 continue
-            future = self._waiting.get(parts[0])
-            if future is None or future.done():
+            asked = self._waiting.get(parts[0])
+            if asked is None or asked.answer.done():
                 continue
             try:
-                future.set_result(decode_reply(parts[1]))
+                asked.answer.set_result(decode_reply(parts[1]))
             except BadMessage:
                 self.malformed += 1
 
@@ -97,7 +160,10 @@ class Wire:
         return Ear(self._context, self._changes, kinds)
 
     def close(self) -> None:
-        self._reader.cancel()
+        for task in (self._reader, *self._sending):
+            task.cancel()
+        if self._patrol is not None:
+            self._patrol.cancel()
         self._dealer.close()
         self._context.destroy(linger=200)
 
@@ -134,3 +200,18 @@ class Ear:
 
     def close(self) -> None:
         self._socket.close(linger=0)
+
+
+def _fitting(unsent: list[Unsent]) -> Iterator[list[Unsent]]:
+    """Groups that fit into one frame each."""
+    group: list[Unsent] = []
+    size = 0
+    for ops, future in unsent:
+        more = sum(len(op.key) + 64 if isinstance(op, Delete) else len(op.body) + 64 for op in ops)
+        if group and size + more > FITTING:
+            yield group
+            group, size = [], 0
+        group.append((ops, future))
+        size += more
+    if group:
+        yield group

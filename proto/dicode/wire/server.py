@@ -28,7 +28,7 @@ class Asked(NamedTuple):
 
 
 class Server:
-    """Bind both sockets. Only the thread that made it may use it. Raises OSError when the run folder is not ours."""
+    """Bind both sockets. Only the thread that made it may use it. Raises OSError: the folder is not ours, or no socket can be there."""
 
     def __init__(self, commands: str, changes: str) -> None:
         self._thread = threading.get_ident()
@@ -46,8 +46,11 @@ class Server:
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._publisher, zmq.POLLIN)
         self._poller.register(self._peers, zmq.POLLIN)
-        self._router.bind(commands)
-        self._publisher.bind(changes)
+        for socket, endpoint in ((self._router, commands), (self._publisher, changes)):
+            try:
+                socket.bind(endpoint)
+            except zmq.ZMQError as error:
+                raise OSError(error.errno, error.strerror, endpoint) from None
         self.woken: frozenset[int] = frozenset()  # watched descriptors that are readable since the last `asked`
         self.joined = False  # someone subscribed since the last heartbeat: the sooner it comes, the sooner they start
 

@@ -2,7 +2,8 @@
 
 `ready`: says so · `crash`, `refuse`: ends like that · `stuck`: beats once, then blocks · `deaf`: does not stop when asked ·
 `pipe`: keeps the read end of a pipe, and writes one line into it each start · `orphan`: leaves a process behind that ends
-with code 7 once there is a file `release` · `daemon`: leaves one with DICODE_DAEMON_ID for ever
+with code 7 once there is a file `release` · `daemon`: leaves one with DICODE_DAEMON_ID for ever · `brood`: 500 that end at once ·
+`files`: keeps a thousand · `chatty`: beats 3,000 times at once, half a second later
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ async def _main(context: role.Context) -> None:
         raise role.Refused("the moon is wrong", EX_CONFIG)
     if "pipe" in words:
         _pipe(context)
+    if "files" in words:
+        _files(context)
+    if "brood" in words:
+        subprocess.run(["/bin/sh", "-c", "i=0; while [ $i -lt 500 ]; do (exit 3 &); i=$((i+1)); done"], stdin=subprocess.DEVNULL)
     if "orphan" in words and keeper.starts == 0:
         _orphan(context, "while ! [ -e release ]; do sleep 0.05; done; exit 7")
     if "daemon" in words and keeper.starts == 0:
@@ -45,6 +50,11 @@ async def _main(context: role.Context) -> None:
     if "stuck" in words and keeper.starts == 0:
         await asyncio.sleep(0)  # the first beat
         threading.Event().wait()
+    if "chatty" in words:
+        await asyncio.sleep(0.5)  # the test stops the keeper meanwhile, or a little later: both are tried
+        for _ in range(3000):
+            keeper.beat()
+        _say(context, "has beaten 3000 times")
     await context.stopping.wait()
     _say(context, "is asked to stop")
     if "deaf" in words:
@@ -60,6 +70,15 @@ def _pipe(context: role.Context) -> None:
     os.write(keeper.kept["pipe-in"], f"start {keeper.starts}\n".encode())
     if keeper.starts:
         _say(context, f"pipe holds {os.read(keeper.kept['pipe'], 4096)!r}")
+
+
+def _files(context: role.Context) -> None:
+    keeper = context.keeper
+    _say(context, f"kept {len(keeper.kept)} files")
+    if keeper.starts == 0:
+        with open(os.devnull) as file:
+            for number in range(1000):
+                keeper.keep(f"file:{number}", file.fileno())
 
 
 def _orphan(context: role.Context, script: str, **environ: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -96,9 +97,12 @@ class Supervisor:
         """Hold again what a supervisor before us has left running."""
         self._book = await adopt(self._records, self._exits, self._launcher.installation())
         for task, held in self._book.items():
-            listen(held, self._keeper.kept, self._outputs, self._logs)
+            if held.child is not None or held.exit:
+                listen(held, self._keeper.kept, self._outputs, self._logs)
             if held.child is not None:
                 self._await_end(task, held, held.child)
+                if held.daemon is not None and held.daemon.state == "stopping":  # it may not have been told yet; twice does no harm
+                    await ask_to_go(held.child, held.daemon, self._records)
         for name in stale(list(self._keeper.kept), self._book):
             os.close(self._keeper.kept[name])
             self._keeper.drop(name)
@@ -131,6 +135,8 @@ class Supervisor:
                 self._book[task] = Held(daemon if daemon.state not in LIVE else replace(daemon, state="stopped", pid=0))
         for task in {*self._book, *(task for task, _ in self.mirror.all(Task))}:
             self.queue.add(task)
+        for token, _ in self.mirror.all(Request):
+            self._changed(Request, token, "")
         self._keeper.ready()
 
     async def leave(self, *, keep_daemons: bool) -> None:
@@ -150,6 +156,7 @@ class Supervisor:
         self._outputs.stop()
         for held in self._book.values():
             if held.child is not None:
+                asyncio.get_running_loop().remove_reader(held.child)
                 held.child.close()
 
     def _note_gone(self) -> None:
@@ -181,7 +188,7 @@ class Supervisor:
     def _orphan_ended(self, pid: int, code: int) -> None:
         for task, held in self._book.items():
             if held.adopted and held.child is not None and held.child.pid == pid:
-                self._ended(task, held, code)
+                self._ended(task, held, held.child, code)
                 return
         self._exits[pid] = code
 
@@ -192,14 +199,14 @@ class Supervisor:
             loop.remove_reader(child)
             child.ended()
             if held.adopted:
-                loop.call_later(KEEPER_TELLS, self._ended, task, held, None)
+                loop.call_later(KEEPER_TELLS, self._ended, task, held, child, None)
             else:
-                self._ended(task, held, child.exit_code)
+                self._ended(task, held, child, child.exit_code)
 
         loop.add_reader(child, readable)
 
-    def _ended(self, task: str, held: Held, code: int | None) -> None:
-        if held.child is None or held.exit or not held.child.ended():
+    def _ended(self, task: str, held: Held, child: Child, code: int | None) -> None:
+        if held.child is not child or held.exit or not child.ended():
             return  # told twice
         ended(held, code)
         self.queue.add(task)
@@ -242,7 +249,7 @@ class Supervisor:
             case Stop(daemon=daemon, said=said):
                 self._become(task, held, daemon, said)
                 if held.child is not None:
-                    ask_to_go(held.child, daemon)
+                    await ask_to_go(held.child, daemon, self._records)
             case Bury(daemon=daemon, said=said):
                 await self._bury(task, held, daemon, said)
             case Relabel(daemon=daemon, said=said):
@@ -345,7 +352,7 @@ class Supervisor:
                 ready.argv, env={**ready.env, DAEMON_ID: starting.launch}, cwd=ready.cwd,
                 stdout_fd=theirs["o"], stderr_fd=theirs["e"], pass_fds=(lock,),
             )  # fmt: skip
-        except OSError:
+        except Exception:
             await end(self._records, task, starting.launch)
             self._drop_pipes(starting.launch)
             self._records.clear(task)
@@ -378,6 +385,7 @@ class Supervisor:
         self._drop_pipes(daemon.launch)
         self._records.clear(task)
         if held.child is not None:
+            asyncio.get_running_loop().remove_reader(held.child)
             held.child.close()
         held.child, held.exit, held.clean, held.adopted = None, "", False, False
         self._become(task, held, daemon, said)
@@ -433,7 +441,12 @@ class Supervisor:
 async def _build(argv: tuple[str, ...], environ: dict[str, str]) -> None:
     """Build the environment a daemon needs. Raises CannotStart."""
     process = await asyncio.create_subprocess_exec(
-        *argv, env=environ, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *argv,
+        env=environ,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         _, words = await asyncio.wait_for(process.communicate(), BUILD_DEADLINE)
@@ -441,7 +454,7 @@ async def _build(argv: tuple[str, ...], environ: dict[str, str]) -> None:
         raise CannotStart(f"DependenciesFailed: not built within {BUILD_DEADLINE:.0f} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         last = words.decode(errors="replace").strip().splitlines()[-3:]
         raise CannotStart(" · ".join(last) if last else f"DependenciesFailed: exit code {process.returncode}")

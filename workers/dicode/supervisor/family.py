@@ -6,6 +6,7 @@ leaves his session and his parents, clears his environment and closes his files 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from contextlib import suppress
@@ -42,18 +43,23 @@ def is_left(daemon: Daemon, records: Records) -> bool:
     return False
 
 
-def ask_to_go(child: Child, daemon: Daemon) -> None:
-    """The stop signal to its group, all at once, and to each relative that has left the group."""
+async def ask_to_go(child: Child, daemon: Daemon, records: Records) -> None:
+    """The stop signal to its group, all at once, then to each relative that has left the group."""
     if child.ended():
-        return  # not waited for, and so the number of its group is its own
-    number = getattr(signal, daemon.stop_signal, signal.SIGTERM)
-    away = [pid for pid in relatives(daemon) if _group(pid) != child.pid]
-    for each in (number, signal.SIGCONT):  # a stopped process hears nothing else
+        return  # not waited for until here, so the number of its group is its own
+    numbers = (getattr(signal, daemon.stop_signal, signal.SIGTERM), signal.SIGCONT)  # a stopped process hears nothing else
+    for number in numbers:
         with suppress(ProcessLookupError):
-            os.killpg(child.pid, each)
-        for pid in away:
+            os.killpg(child.pid, number)
+    for pid in await asyncio.to_thread(_away, daemon, records):
+        for number in numbers:
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, each)
+                os.kill(pid, number)
+
+
+def _away(daemon: Daemon, records: Records) -> list[int]:
+    found = relatives(daemon) | set(records.holders(daemon.task))
+    return [pid for pid in found if _group(pid) not in (0, daemon.pid)]
 
 
 def _group(pid: int) -> int:

@@ -295,7 +295,7 @@ def cue_of(facts: Facts, daemon: Daemon) -> Cue | None:
 
 def _of_leftovers(facts: Facts, daemon: Daemon) -> Cue | None:
     if daemon.state == "stopping":  # they were asked as well, and have the same time
-        return Cue.OVERDUE if facts.now >= _kill_at(facts, daemon) else None
+        return Cue.OVERDUE if _is_due(_kill_at(facts, daemon), facts.now, daemon.stop_grace) else None
     return Cue.LEFTOVERS
 
 
@@ -311,7 +311,7 @@ def _of_ended(ended: Ended, facts: Facts, daemon: Daemon) -> Cue:
 
 def _of_alive(facts: Facts, daemon: Daemon) -> Cue | None:
     if daemon.state == "stopping":
-        return Cue.OVERDUE if facts.now >= _kill_at(facts, daemon) else None
+        return Cue.OVERDUE if _is_due(_kill_at(facts, daemon), facts.now, daemon.stop_grace) else None
     task = facts.task
     if task is None or not _is_wanted(facts):
         return Cue.UNWANTED
@@ -325,7 +325,7 @@ def _of_alive(facts: Facts, daemon: Daemon) -> Cue | None:
         return None if _waits(task, daemon, facts.now) else Cue.UNPREPARED
     if not _is_labelled(task, daemon) or daemon.failed:
         return Cue.RELABELLED
-    return Cue.HEALTHY if daemon.failures and facts.now >= daemon.since + HEALTHY else None
+    return Cue.HEALTHY if daemon.failures and _is_due(daemon.since + HEALTHY, facts.now, HEALTHY) else None
 
 
 def _of_absent(facts: Facts, daemon: Daemon) -> Cue | None:
@@ -342,7 +342,7 @@ def _of_absent(facts: Facts, daemon: Daemon) -> Cue | None:
         return None
     if daemon.state == "stopped" or _is_replaced(task, daemon) or (daemon.state == "failed" and daemon.failed != task.digest):
         return Cue.WANTED
-    if daemon.state != "exited" and facts.now >= daemon.retry_at:
+    if daemon.state != "exited" and _is_due(daemon.retry_at, facts.now, BACKOFF_MAX):
         return Cue.DUE
     return _label_cue(task, daemon)
 
@@ -374,7 +374,12 @@ def _is_unstartable(facts: Facts, task: Task) -> bool:
 
 def _waits(task: Task, daemon: Daemon, now: int) -> bool:
     """This very digest could not be started, and it is not yet time to try again."""
-    return daemon.failed == task.digest and now < daemon.retry_at
+    return daemon.failed == task.digest and not _is_due(daemon.retry_at, now, BACKOFF_MAX)
+
+
+def _is_due(at: int, now: int, longest: int) -> bool:
+    """Is it time? Nothing is ever set further ahead than `longest`: if it is, the clock has been set back."""
+    return now >= at or at - now > longest
 
 
 def _failures(daemon: Daemon, now: int) -> int:
@@ -520,13 +525,22 @@ def _reason_to_stop(facts: Facts, daemon: Daemon) -> str:
 # ---- the diagram
 
 
-def diagram() -> str:
-    """The table as a mermaid state diagram: docs/states/daemon.md."""
-    lines = ["stateDiagram-v2", "    [*] --> stopped"]
+def page() -> str:
+    """The table as docs/states/daemon.md: `python -m dicode.supervisor.lifecycle > docs/states/daemon.md`."""
+    lines = [
+        "# The life of a daemon",
+        "",
+        "Made from the table in `workers/dicode/supervisor/lifecycle.py`; a test fails when they differ. An arrow says what is true, and what is done then.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> stopped",
+    ]
     for state, moves in TABLE.items():
         for cue, move in moves.items():
-            if move.verb == "forget":
-                lines.append(f"    {state} --> [*]: {cue.value}")
-            else:
-                lines.append(f"    {state} --> {move.to}: {cue.value} / {move.verb}")
-    return "\n".join(lines) + "\n"
+            lines.append(f"    {state} --> {'[*]' if move.verb == 'forget' else move.to}: {cue.value} / {move.verb}")
+    return "\n".join([*lines, "```", ""])
+
+
+if __name__ == "__main__":
+    print(page(), end="")

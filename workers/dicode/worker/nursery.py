@@ -113,8 +113,7 @@ class Nursery:
 
     async def _spare(self) -> socket.socket:
         while True:
-            if self._spares.empty() or self._ordered == 0:
-                self._order()
+            self._order()  # one for each that is taken, so nobody can take what another waits for
             try:
                 spare = await asyncio.wait_for(self._spares.get(), SPARE_WITHIN)
             except TimeoutError:
