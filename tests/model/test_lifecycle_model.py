@@ -102,11 +102,13 @@ class DaemonLife(RuleBasedStateMachine):
         for _ in range(40):
             step = next_step(Facts("x", self.task, self.daemon, self._process(), self.now, self.prepared, self.trouble))
             match step:
-                case Nothing():
-                    return None
-                case Wait(until=until):
-                    assert until > self.now
-                    return until
+                case Nothing() | Wait():
+                    if self.store != self.daemon:  # written as a whole, whenever it differs
+                        self._write()
+                    if isinstance(step, Nothing):
+                        return None
+                    assert step.until > self.now
+                    return step.until
                 case Kill():
                     self._instruction()
                     self.processes.pop(self.pid, None)

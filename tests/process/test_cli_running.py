@@ -87,6 +87,15 @@ def test_params_and_input_reach_the_task(up: System) -> None:
     assert up.run("run", "echo", "-p", "who=Ada", "--input", "input.json").stdout.split("\n")[:2] == ["Ada", '{"a": [1, 2]}']
 
 
+def test_a_big_input_arrives_whole_and_a_huge_one_is_refused(up: System) -> None:
+    write_shell(up, "counts", "wc -c")
+    (up.home / "big.txt").write_text("x" * 1_000_000)
+    assert up.run("run", "counts", "--input", "big.txt").stdout.strip() == "1000002"  # a JSON string has quotes
+    (up.home / "huge.txt").write_text("x" * (5 * 1024 * 1024 + 1))
+    refused = up.run("run", "counts", "--input", "huge.txt")
+    assert refused.returncode == 2 and "more than 5 MiB" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -291,6 +300,13 @@ def test_a_source_of_dicode_yaml_is_not_removed_here(up: System) -> None:
     assert done.returncode == 2
     assert re.search(r"dicode\.yaml:\d+", done.stderr)
     assert up.run("source", "add", "git", "https://example.org/x.git").returncode == 2
+
+
+def test_a_broken_config_shows_in_doctor(system: System) -> None:
+    system.up()
+    system.hears("ready:")
+    system.write_config("colour: blue\n")
+    wait_for(lambda: "dicode.yaml" in (told := system.run("doctor")).stdout and told.returncode == 1 and "colour" in told.stdout)
 
 
 def test_hostile_names_do_not_reach_the_terminal(up: System) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dicode.process.clock import mono
 from dicode.process.tasklog import LOG_MAX, Record, read_log
 from dicode.runtime.command import PYTHON_ENTRY
 from dicode.sdk.server import RESULT_MAX
-from dicode.worker.job import Job, Outcome, Stop
-from dicode.worker.nursery import Nursery
+from dicode.worker.job import Job, Outcome, Stop, result_in, socket_in
+from dicode.worker.nursery import Herd, Nursery
 
 pytestmark = pytest.mark.process
 ESCAPE = """
@@ -43,7 +44,6 @@ class Barn:
         self._count += 1
         place = self.folder / str(self._count)
         (place / "task").mkdir(parents=True)
-        (place / "run").mkdir()
         script = place / "task" / ("task.py" if python else "task.sh")
         script.write_text(python or shell)
         argv = argv or (("/bin/sh", str(script)) if shell else (sys.executable, "-P", "-B", "-u", str(PYTHON_ENTRY), str(script)))
@@ -51,19 +51,23 @@ class Barn:
             "PATH": os.environ["PATH"],
             "DICODE_RUN_ID": f"run-{self._count}",
             "DICODE_TASK_ID": "t/x",
-            "DICODE_SOCKET": str(place / "run" / "s"),
             "DICODE_TOKEN": "right",
-            "DICODE_RESULT": str(place / "run" / "result"),
         }
         return Job(
-            run=f"run-{self._count}", task="t/x", argv=argv, cwd=str(place / "task"), env=env | fields.pop("env", {}), folder=str(place / "run"),
+            run=f"run-{self._count}", task="t/x", argv=argv, cwd=str(place / "task"), env=env | fields.pop("env", {}), folder="",
             log=str(place / "log"), kv=str(self.folder / "t~x.kv"), token="right", params=fields.pop("params", {}),
             script=str(script) if python and fields.pop("warm", True) else "", **fields,
         )  # fmt: skip
 
+    async def begin(self, job: Job) -> Herd:
+        """The folder of the shepherd is known now: put it into the job."""
+        spare = await self.nursery.spare()
+        env = job.env | {"DICODE_SOCKET": socket_in(spare.folder), "DICODE_RESULT": result_in(spare.folder)}
+        self.begun = replace(job, folder=spare.folder, env=env)
+        return await self.nursery.begin(spare, self.begun)
+
     async def outcome(self, job: Job) -> Outcome:
-        herd = await self.nursery.begin(job)
-        return await asyncio.wait_for(herd.outcome(), 30)
+        return await asyncio.wait_for((await self.begin(job)).outcome(), 30)
 
 
 def records(job: Job) -> list[Record]:
@@ -99,7 +103,8 @@ def in_barn(tmp_path: Path, story: Callable[[Barn], Awaitable[None]]) -> None:
 
     @asynccontextmanager
     async def barn() -> AsyncIterator[Barn]:
-        nursery = Nursery(str(tmp_path), {"PATH": os.environ["PATH"]})
+        nursery = Nursery(str(tmp_path), tmp_path / "runs", {"PATH": os.environ["PATH"]})
+        (tmp_path / "runs").mkdir()
         nursery.start()
         try:
             yield Barn(tmp_path, nursery)
@@ -123,7 +128,7 @@ def test_a_python_task_gets_params_and_input_and_gives_json_back(tmp_path: Path,
         assert (outcome.status, outcome.exit_code, outcome.error) == ("succeeded", 0, ""), records(job)
         assert json.loads(outcome.value) == [1, {"é": 2}]
         assert printed(job) == ["hi"]
-        assert not Path(job.folder).exists()
+        await until(lambda: not Path(barn.begun.folder).exists(), "its folder is gone")
 
     in_barn(tmp_path, story)
 
@@ -227,7 +232,7 @@ def test_the_environment_and_the_file_descriptors_are_exactly_those_of_the_job(t
             outcome = await barn.outcome(job)
             environ, fds, count = json.loads(outcome.value)
             environ.pop("LC_CTYPE", None)  # a fresh python sets it for itself where there is no LANG
-            assert environ == job.env
+            assert environ == barn.begun.env
             assert (fds, count) == ([0, 1, 2], 4)  # and the listing's own
         shell = barn.job(shell="ls /proc/self/fd")
         await barn.outcome(shell)
@@ -290,7 +295,7 @@ def test_a_cancelled_run_may_say_goodbye_and_a_deaf_one_is_killed(tmp_path: Path
     async def story(barn: Barn) -> None:
         for script, words in ((polite, ["up", "bye"]), (deaf, ["up"])):
             job = barn.job(shell=script)
-            herd = await barn.nursery.begin(job)
+            herd = await barn.begin(job)
             await until(lambda: printed(job), "it is up")  # noqa: B023
             herd.stop(Stop("cancelled", "cancelled", 0.5))
             outcome = await asyncio.wait_for(herd.outcome(), 10)
@@ -333,7 +338,7 @@ def test_long_lines_and_bytes_that_are_no_text_are_kept_as_lines(tmp_path: Path)
 def test_a_worker_that_dies_takes_its_runs_with_it(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
         job = barn.job(python=f"import os\nprint('up', flush=True)\nif not os.fork():\n    exec({ESCAPE!r})\nimport time\ntime.sleep(600)")
-        herd = await barn.nursery.begin(job)
+        herd = await barn.begin(job)
         await until(lambda: printed(job), "it is up")
         herd._writer.close()  # what the kernel does for a worker that is killed
         await until(lambda: not standing_in(Path(job.cwd)), "the tree is gone", 3)
@@ -345,7 +350,7 @@ def test_a_dead_zygote_is_replaced_and_its_runs_go_on(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
         first = barn.job(shell="echo up; read line < go; echo on")
         os.mkfifo(Path(first.cwd) / "go")
-        herd = await barn.nursery.begin(first)
+        herd = await barn.begin(first)
         await until(lambda: printed(first), "it is up")
         zygote = barn.nursery._process
         assert zygote is not None
@@ -363,7 +368,7 @@ def test_a_dead_zygote_is_replaced_and_its_runs_go_on(tmp_path: Path) -> None:
 def test_a_killed_shepherd_is_a_lost_run_and_its_task_dies_with_it(tmp_path: Path) -> None:
     async def story(barn: Barn) -> None:
         job = barn.job(python="import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(600)")
-        herd = await barn.nursery.begin(job)
+        herd = await barn.begin(job)
         (shepherd,) = await until(lambda: printed(job), "it is up")
         os.kill(int(shepherd), signal.SIGKILL)
         outcome = await asyncio.wait_for(herd.outcome(), 5)

@@ -201,6 +201,14 @@ def test_a_new_label_does_not_shorten_the_backoff(state: DaemonState) -> None:
     assert isinstance(relabelled, Relabel) and relabelled.daemon == replace(waiting, digest=B)
 
 
+def test_failures_are_forgotten_also_while_new_code_cannot_be_started() -> None:
+    waiting = daemon(failures=1, failed=B, retry_at=NOW + 200_000)
+    assert step(task(B, "p2"), waiting) == Wait(waiting.since + HEALTHY)
+    healed = step(task(B, "p2"), waiting, now=waiting.since + HEALTHY)
+    assert isinstance(healed, Relabel) and healed.daemon.failures == 0
+    assert step(task(B, "p2"), healed.daemon, now=waiting.since + HEALTHY) == Wait(NOW + 200_000)
+
+
 def test_children_left_by_a_crash_are_killed_before_the_next_start() -> None:
     assert step(task(), daemon(), Ended(leftovers=True)) == Kill()
 

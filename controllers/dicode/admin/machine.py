@@ -18,7 +18,7 @@ from dicode.admin import show
 from dicode.admin.errors import Failed, Usage
 from dicode.admin.nouns import unknown
 from dicode.admin.place import Place
-from dicode.messages.kinds import Daemon, Source, Task
+from dicode.messages.kinds import Config, Daemon, Source, Task
 from dicode.process.logs import clean
 
 MIN_WATCHES = 8192  # inotify watches below which a large source falls back to looking
@@ -79,7 +79,7 @@ def doctor(ctx: typer.Context) -> int:
     place = Place.of(ctx)
     checks = [*_platform(), *_folders(place), *_store(place), *_programs(place), *_roles(place), *_addresses(place)]
     for check in checks:
-        print(f"{check.state.ljust(4)}  {check.what.ljust(16)}  {clean(check.told)}")
+        print(f"{check.state.ljust(4)}  {check.what.ljust(17)}  {clean(check.told)}")
     return 1 if any(check.state == "bad" for check in checks) else 0
 
 
@@ -144,7 +144,9 @@ def _store(place: Place) -> list[Check]:
         return [sqlite, Check("bad", "store", str(error))]
     if not place.settings.database.exists():
         return [sqlite, Check("note", "store", "no database yet")]
-    return [sqlite, Check("ok", "store", f"{told}, {place.settings.database.stat().st_size / 1024**2:.1f} MiB")]
+    config = place.store.get(Config, "dicode.yaml")
+    wrong = [Check("bad", "config", condition.message or condition.reason) for condition in show.troubles(config.conditions if config else ())]
+    return [sqlite, *wrong, Check("ok", "store", f"{told}, {place.settings.database.stat().st_size / 1024**2:.1f} MiB")]
 
 
 def _programs(place: Place) -> list[Check]:

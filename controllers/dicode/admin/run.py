@@ -26,7 +26,8 @@ from dicode.wire.frames import StoreAway
 
 EXIT = {"succeeded": 0, "timed_out": 124, "cancelled": 130}  # every other end is 1
 LOOK = 0.03  # seconds between two looks at a growing log
-INPUT_MAX = 256 * 1024  # bytes of input that travel in a message
+INPUT_INLINE = 256 * 1024  # bytes of input that travel in a message; more goes by a file
+INPUT_MAX = 5 * 1024 * 1024  # bytes; as much as a webhook may bring
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="a task's id")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="a run's id, or how it begins")]
@@ -53,10 +54,9 @@ def run(
             unique=f"manual:{task_id}:{key}",
             trigger=RunTrigger(type="manual", key=who),
             params=params or None,
-            input=read_input(input),
             cause=key.partition(":")[2],
         )
-        return start(place, wire, order, wait=not no_wait)
+        return start(place, wire, with_input(order, read_input(input), place.settings.inputs), wait=not no_wait)
 
 
 def replay(
@@ -340,7 +340,7 @@ def read_input(source: str | None) -> str:
     except UnicodeDecodeError:
         raise Usage(f"--input {source}: not UTF-8 text") from None
     if len(data) > INPUT_MAX:
-        raise Usage(f"--input {source}: more than {INPUT_MAX // 1024} KiB; give the task a path instead")
+        raise Usage(f"--input {source}: more than {INPUT_MAX >> 20} MiB; give the task a path instead")
     import json
 
     try:
@@ -348,6 +348,20 @@ def read_input(source: str | None) -> str:
     except ValueError:
         return json.dumps(text, ensure_ascii=False)
     return text
+
+
+def with_input(order: Run, text: str, inputs: Path) -> Run:
+    """The run with this input; a big one lies in `inputs`, by its SHA-256, before the run is asked for."""
+    content = text.encode()
+    if len(content) <= INPUT_INLINE:
+        return replace(order, input=text)
+    from hashlib import sha256
+
+    name = sha256(content).hexdigest()
+    passing = inputs / f".{name}.{os.getpid()}"
+    passing.write_bytes(content)
+    passing.replace(inputs / name)
+    return replace(order, input_blob=name)
 
 
 def _since(written: str | None) -> int | None:

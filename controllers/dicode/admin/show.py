@@ -14,7 +14,7 @@ from dicode.process.logs import clean
 
 HASH = 6  # hex digits of a digest that people see
 GAP = "   "  # between two columns
-GOOD_WHEN_TRUE = frozenset({"Ready", "Healthy", "Synced", "Available"})  # condition types that say all is well
+GOOD_WHEN_TRUE = frozenset({"Ready", "Valid"})  # condition types that say all is well
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------

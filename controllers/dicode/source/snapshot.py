@@ -22,7 +22,6 @@ from dicode.spec.ignore import IGNORE_FILES, Ignores
 
 MAX_TASKS = 20_000  # a source; SPEC 9
 MAX_IGNORE_FILE = 64 * 1024
-MAX_LINKS = 40  # on the way to a source, as the kernel has it
 
 #: Is told of each folder that matters and its inode, before it is listed: so nothing that comes after is missed.
 OnFolder = Callable[[str, int], None]
@@ -286,10 +285,12 @@ def way_to(path: str) -> set[str]:
     found: set[str] = set()
     place = "/"
     waiting = [step for step in os.path.abspath(path).split("/") if step][::-1]
-    while waiting and len(found) < MAX_LINKS:
+    while waiting:
         step = waiting.pop()
         here = posixpath.normpath(posixpath.join(place, step))
         if os.path.islink(here):
+            if here in found:
+                break  # it goes round in a circle
             found.add(here)
             target = os.readlink(here)
             waiting += [part for part in target.split("/") if part][::-1]

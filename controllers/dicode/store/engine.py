@@ -137,8 +137,11 @@ class Engine(Protocol):
     @property
     def leases(self) -> Leases: ...
 
-    def begin(self) -> None:
-        """Start the transaction of a batch. Raises Unavailable, Corrupt."""
+    def begin(self, *, promised: bool = True) -> None:
+        """Start the transaction of a batch. Raises Unavailable, Corrupt.
+
+        `promised`: its commit must survive a power cut, and with it all before. Otherwise it survives any crash of ours.
+        """
         ...
 
     def attempt(self) -> AbstractContextManager[None]:

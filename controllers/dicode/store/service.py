@@ -42,6 +42,7 @@ REMEMBERED = 20_000  # answers
 REMEMBERED_BYTES = 32 << 20
 REMEMBERED_FOR = 600_000  # ms
 LIGHT = (Get, List, Ping, Renew)  # they write nothing: a renewal is kept in memory alone
+TOLD = frozenset({"Request", "Delivery"})  # kinds by which something is promised to someone outside
 
 
 class Asked(NamedTuple):
@@ -93,7 +94,7 @@ class Service:
             return encode(Failed(message=str(error), retry=True))
 
     def _transaction(self, batch: Sequence[Asked], at: Moment) -> tuple[list[bytes], list[Committed]]:
-        self.engine.begin()
+        self.engine.begin(promised=any(promises(asked.command) for asked in batch))
         done: dict[bytes, bytes] = {}
         replies = []
         for request, command in batch:
@@ -181,6 +182,20 @@ class Service:
         if not isinstance(config, Config):
             return Retention()
         return Retention(runs=config.retention_runs, runs_per_task=config.retention_runs_per_task)
+
+
+def promises(command: AnyCommand) -> bool:
+    """Whether its answer is a promise to someone outside, so that it must outlive a power cut (DESIGN 3).
+
+    What a controller writes down is none: after a power cut it is read, seen or measured again.
+    """
+    match command:
+        case Write(ops=ops):
+            return any(op.kind in TOLD for op in ops)
+        case WriteAll(writes=writes):
+            return any(op.kind in TOLD for ops in writes for op in ops)
+        case _:
+            return not isinstance(command, LIGHT)
 
 
 class Answered:

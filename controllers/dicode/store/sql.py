@@ -95,3 +95,6 @@ KEEP_STATUS = "UPDATE uniques SET status = ? WHERE key = ?"
 OLD_UNIQUES = "SELECT key, run FROM uniques WHERE at < ? ORDER BY at LIMIT ?"
 MANY_UNIQUES = "SELECT key, run FROM uniques ORDER BY at DESC LIMIT ? OFFSET ?"
 DROP_UNIQUE = "DELETE FROM uniques WHERE key = ?"
+
+SYNC_EACH = "PRAGMA synchronous = FULL"  # a commit waits for the disk, and so does all that was committed before it
+SYNC_LATER = "PRAGMA synchronous = NORMAL"  # a commit survives our end, not yet a power cut

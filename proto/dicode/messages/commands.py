@@ -1,6 +1,7 @@
 """What may be asked of the store, and what it answers. One tagged union each way.
 
-A command is answered after its transaction has been committed with synchronous=FULL. Sent twice with the same
+A command is answered after its transaction has been committed: what promises something to someone outside (a run accepted,
+claimed or finished, a request, a delivery) with synchronous=FULL, what a controller writes down without waiting for the disk. Sent twice with the same
 request id it is done once; after a restart of the store each is harmless to repeat:
 `Write` by `expect`, `Enqueue` by `Run.unique`, `Claim` by its token, `Renew` and `Finish` by the fence.
 """

@@ -135,6 +135,7 @@ class Supervisor:
                 self._book[task] = Held(daemon if daemon.state not in LIVE else replace(daemon, state="stopped", pid=0))
         for task in {*self._book, *(task for task, _ in self.mirror.all(Task))}:
             self.queue.add(task)
+            self.writing.add(task)  # a supervisor before us may have died between doing and saying so
         for token, _ in self.mirror.all(Request):
             self._changed(Request, token, "")
         self._keeper.ready()

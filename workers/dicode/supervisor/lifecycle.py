@@ -322,8 +322,9 @@ def _of_alive(facts: Facts, daemon: Daemon) -> Cue | None:
     if _is_replaced(task, daemon):
         if facts.prepared == task.digest:
             return Cue.REPLACED
-        return None if _waits(task, daemon, facts.now) else Cue.UNPREPARED
-    if not _is_labelled(task, daemon) or daemon.failed:
+        if not _waits(task, daemon, facts.now):
+            return Cue.UNPREPARED
+    elif not _is_labelled(task, daemon) or daemon.failed:
         return Cue.RELABELLED
     return Cue.HEALTHY if daemon.failures and _is_due(daemon.since + HEALTHY, facts.now, HEALTHY) else None
 

@@ -43,10 +43,10 @@ class WorkerRole:
         self._herds: dict[tuple[str, int], Herd] = {}  # by run and fence: a run may come back while its lost attempt still ends
         self._carrying: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        self._nursery = Nursery(mark_of(settings, self._name), settings.environ)
-        folder = runs_folder(settings, self._name)
-        clear(folder)
-        self._workshop = Workshop(settings, self._name, folder, Bundles(settings.bundles, settings.trees))
+        runs = runs_folder(settings, self._name)
+        clear(runs)
+        self._nursery = Nursery(mark_of(settings, self._name), runs, settings.environ)
+        self._workshop = Workshop(settings, self._name, Bundles(settings.bundles, settings.trees))
         self._started = wall_ms()
         self._told: Worker | None = None
 
@@ -154,8 +154,13 @@ class WorkerRole:
     async def _execute(self, holding: Holding) -> Outcome:
         run = holding.run
         try:
-            job = await asyncio.to_thread(self._workshop.job, run, self._config)
-            herd = await self._nursery.begin(job)
+            spare = await self._nursery.spare()
+            try:
+                job = await asyncio.to_thread(self._workshop.job, run, self._config, spare.folder)
+            except BaseException:
+                spare.close()
+                raise
+            herd = await self._nursery.begin(spare, job)
         except (CannotStart, MissingBundle, BadBundle) as error:
             return self._not_started(run, str(error))
         except OSError as error:

@@ -10,6 +10,7 @@ import msgspec
 from dicode.messages.kinds import RunStatus
 
 LENGTH = struct.Struct("<I")
+DIRECT_MAX = 32 * 1024  # bytes of a job the worker itself writes into the task's pipe: they always fit, so it never waits
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -30,7 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     argv: tuple[str, ...]
     cwd: str
     env: dict[str, str]
-    folder: str  # private to this attempt: the socket, the result file. Removed at the end
+    folder: str  # of its shepherd, private: the socket, the result file
     log: str
     kv: str
     token: str
@@ -41,13 +42,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     timeout: int | None = None  # ms
     needs: Needs | None = None
 
-    @property
-    def socket(self) -> str:
-        return f"{self.folder}/s"
 
-    @property
-    def result(self) -> str:
-        return f"{self.folder}/result"
+def socket_in(folder: str) -> str:
+    """DICODE_SOCKET of the shepherd of this folder."""
+    return f"{folder}/s"
+
+
+def result_in(folder: str) -> str:
+    """DICODE_RESULT of the shepherd of this folder."""
+    return f"{folder}/result"
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -67,6 +70,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome", omit_def
     value: str = ""
     content_type: str = ""
     content: bytes = b""
+
+
+def is_direct(job: Job, body: bytes) -> bool:
+    """Whether the worker gives it to the waiting task process at once, in place of the shepherd."""
+    return job.needs is None and len(body) <= DIRECT_MAX
 
 
 _to_shepherd: msgspec.msgpack.Decoder[Job | Stop] = msgspec.msgpack.Decoder(Job | Stop)

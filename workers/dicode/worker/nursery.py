@@ -7,20 +7,45 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from dicode.process.clock import mono
-from dicode.worker.job import LENGTH, Job, Outcome, Stop, outcome, packed
+from dicode.worker.job import LENGTH, Job, Outcome, Stop, is_direct, outcome, packed
 from dicode.worker.prepare import MARK
 from dicode.worker.tree import marked
 
 SPARES = 1  # shepherds that wait for a job; each is two processes of a megabyte or so
 SPARE_WITHIN = 10.0  # seconds
 LAST_WORDS = 1.0  # seconds the shepherds of a dead worker get to finish by themselves
+
+
+class Spare(NamedTuple):
+    """A shepherd that waits for a job. `go` is the pipe on which its future task process waits."""
+
+    folder: str
+    control: socket.socket
+    go: int
+
+    def close(self) -> None:
+        """It goes, and its folder with it."""
+        self.control.close()
+        os.close(self.go)
+
+    def has_ended(self) -> bool:
+        """Whether it was killed: it says nothing before it has a job."""
+        self.control.setblocking(False)
+        try:
+            return not self.control.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
 class Herd:
@@ -47,11 +72,12 @@ class Herd:
 class Nursery:
     """The zygote and its spare shepherds. A dead zygote is replaced; runs it forked go on. Belongs to the event loop."""
 
-    def __init__(self, mark: str, environ: dict[str, str]) -> None:
+    def __init__(self, mark: str, runs: Path, environ: dict[str, str]) -> None:
+        self._runs = runs
         self._environ = {name: environ[name] for name in ("PATH", "LANG", "HOME") if name in environ} | {MARK: mark}
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
-        self._spares: asyncio.Queue[socket.socket] = asyncio.Queue()
+        self._spares: asyncio.Queue[Spare] = asyncio.Queue()
         self._ordered = 0
         self._started_at = 0.0
         self._closed = False
@@ -61,7 +87,7 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-X", "utf8", "-m", "dicode.worker.zygote", str(theirs.fileno())],
+                [sys.executable, "-P", "-X", "utf8", "-m", "dicode.worker.zygote", str(theirs.fileno()), str(self._runs)],
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -86,16 +112,16 @@ class Nursery:
         assert self._orders is not None
         fds = array.array("i")
         try:
-            data, rights, _, _ = self._orders.recvmsg(1, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+            data, rights, _, _ = self._orders.recvmsg(20, socket.CMSG_SPACE(2 * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except OSError:
             data, rights = b"", []
         for _, _, payload in rights:
             fds.frombytes(payload)
-        if fds:
+        if len(fds) == 2:
             self._ordered -= 1
-            self._spares.put_nowait(socket.socket(fileno=fds[0]))
+            self._spares.put_nowait(Spare(str(self._runs / data.decode()), socket.socket(fileno=fds[0]), fds[1]))
         elif not data:
             self._end_zygote()
             asyncio.get_running_loop().call_later(0.0 if mono() - self._started_at > 1.0 else 1.0, self._start_again)
@@ -104,23 +130,28 @@ class Nursery:
         if not self._closed:
             self.start()
 
-    async def begin(self, job: Job) -> Herd:
-        """Have a shepherd carry it out. Raises OSError when none can be had within SPARE_WITHIN seconds."""
-        spare = await self._spare()
-        reader, writer = await asyncio.open_connection(sock=spare, limit=1 << 24)
-        writer.write(packed(job))
-        return Herd(reader, writer)
-
-    async def _spare(self) -> socket.socket:
+    async def spare(self) -> Spare:
+        """A shepherd for one job: `begin` or `close` it. Raises OSError when none can be had within SPARE_WITHIN seconds."""
         while True:
             self._order()  # one for each that is taken, so nobody can take what another waits for
             try:
                 spare = await asyncio.wait_for(self._spares.get(), SPARE_WITHIN)
             except TimeoutError:
                 raise OSError(errno.EAGAIN, "no process could be started") from None
-            if not _ended(spare):
+            if not spare.has_ended():
                 return spare
             spare.close()
+
+    async def begin(self, spare: Spare, job: Job) -> Herd:
+        """Have it carry the job out. The waiting process gets it first: the first line is what people wait for."""
+        message = packed(job)
+        if is_direct(job, message[LENGTH.size :]):
+            with contextlib.suppress(BrokenPipeError):  # it was killed: its shepherd tells
+                os.write(spare.go, message)
+        os.close(spare.go)
+        reader, writer = await asyncio.open_connection(sock=spare.control, limit=1 << 24)
+        writer.write(message)
+        return Herd(reader, writer)
 
     def _end_zygote(self) -> None:
         if self._orders is not None:
@@ -137,17 +168,6 @@ class Nursery:
         self._end_zygote()
         while not self._spares.empty():
             self._spares.get_nowait().close()
-
-
-def _ended(spare: socket.socket) -> bool:
-    """Whether a waiting shepherd was killed: it says nothing before it has a job."""
-    spare.setblocking(False)
-    try:
-        return not spare.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 async def end_orphans(mark: str) -> int:
@@ -174,7 +194,5 @@ def end_runs(run: str) -> None:
 
 def clear(folder: Path) -> None:
     """Forget the sockets of a former worker of our name."""
-    import shutil
-
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)

@@ -21,7 +21,7 @@ from dicode.runtime import dependencies, environment
 from dicode.runtime.command import CannotStart, Launch, find_script, plan
 from dicode.spec.params import effective
 from dicode.worker import decide
-from dicode.worker.job import Job, Needs
+from dicode.worker.job import Job, Needs, result_in, socket_in
 
 SOCKET_PATH_MAX = 107  # bytes; sun_path of a unix socket, less its NUL
 MARK = "DICODE_WORKER"  # every process of a worker's runs carries it in its environment: `<data_dir>#<worker>`
@@ -37,28 +37,25 @@ class Workshop:
 
     settings: Settings
     worker: str
-    folder: Path  # of the worker's runs under way, private
     bundles: Bundles
 
-    def job(self, run: Run, config: Config) -> Job:
-        """The job for this attempt. Raises CannotStart, MissingBundle, BadBundle, OSError."""
+    def job(self, run: Run, config: Config, folder: str) -> Job:
+        """The job for this attempt, for the shepherd of `folder`. Raises CannotStart, MissingBundle, BadBundle, OSError."""
         settings, spec = self.settings, self.bundles.spec(run.digest)
         task_dir = self.bundles.unpack(run.digest)
         runtime = run.runtime or spec.runtime or "deno"
         params = params_of(spec, run.params or {}, environment.known(task_dir, settings.data_dir, settings.environ))
         state_dir = environment.state_folder(settings.state, run.task)
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        attempt_dir = self.folder / f"{run.id}.{run.attempt}"
-        attempt_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = os.urandom(24).hex()
-        variables = self._environment(spec, run, config, params, task_dir, state_dir, attempt_dir, token)
+        variables = self._environment(spec, run, config, params, task_dir, state_dir, folder, token)
         needs = self._needs(task_dir) if runtime == "python" else None
         envs = settings.data_dir / "envs"
         launch = plan(
             spec, runtime, task_dir, state_dir=state_dir, data_dir=settings.data_dir,
             host=environment.visible(settings.environ, config.withheld_env),
             python=dependencies.interpreter(envs, needs.key) if needs else None,
-            variables=variables, socket=attempt_dir / "s",
+            variables=variables, socket=Path(socket_in(folder)),
         )  # fmt: skip
         return Job(
             run=run.id,
@@ -66,7 +63,7 @@ class Workshop:
             argv=launch.argv,
             cwd=str(launch.cwd),
             env=variables | launch.env,
-            folder=str(attempt_dir),
+            folder=folder,
             log=str(run_log(settings.logs, run.id, run.attempt)),
             kv=str(settings.state / f"{state_dir.name}.kv"),
             token=token,
@@ -79,14 +76,14 @@ class Workshop:
         )
 
     def _environment(
-        self, spec: TaskSpec, run: Run, config: Config, params: dict[str, Any], task_dir: Path, state_dir: Path, attempt_dir: Path, token: str
+        self, spec: TaskSpec, run: Run, config: Config, params: dict[str, Any], task_dir: Path, state_dir: Path, folder: str, token: str
     ) -> dict[str, str]:
         own = {
             "DICODE_RUN_ID": run.id,
             "DICODE_ATTEMPT": str(run.attempt),
-            "DICODE_SOCKET": str(attempt_dir / "s"),
+            "DICODE_SOCKET": socket_in(folder),
             "DICODE_TOKEN": token,
-            "DICODE_RESULT": str(attempt_dir / "result"),
+            "DICODE_RESULT": result_in(folder),
             MARK: mark_of(self.settings, self.worker),
         }
         built = environment.build(
@@ -148,8 +145,8 @@ def _warm(launch: Launch) -> str:
 def runs_folder(settings: Settings, worker: str) -> Path:
     """Where the sockets of this worker's runs lie: below data_dir/run, or where that is too long for a socket, in XDG_RUNTIME_DIR or /tmp."""
     folder = settings.run / "runs" / worker
-    longest = f"{'0' * 64}.1000/s"
-    if len(os.fsencode(folder)) + 1 + len(longest) > SOCKET_PATH_MAX:
+    longest = socket_in(str(folder / "4194304"))  # the greatest pid
+    if len(os.fsencode(longest)) > SOCKET_PATH_MAX:
         place = sha256(os.fsencode(settings.data_dir)).hexdigest()[:12]
         base = settings.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
         folder = Path(base) / f"dicode-{os.getuid()}-{place}" / worker

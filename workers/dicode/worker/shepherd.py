@@ -9,6 +9,7 @@ the worker that holds it.
 
 from __future__ import annotations
 
+import array
 import ast
 import atexit
 import contextlib
@@ -36,7 +37,7 @@ from dicode.sdk.server import RESULT_MAX, Conversation, Desk, Hangup
 from dicode.sdk.values import KvFile
 from dicode.worker import tree
 from dicode.worker.decide import Ended, Returned, judge
-from dicode.worker.job import LENGTH, Job, Needs, Outcome, Stop, order, packed
+from dicode.worker.job import LENGTH, Job, Needs, Outcome, Stop, is_direct, order, packed, result_in, socket_in
 
 DRAIN = 0.5  # seconds its pipes stay open after the task's end, for a child in the background may hold them for ever; P5
 CHUNK = 65_536  # bytes read at once
@@ -45,25 +46,59 @@ PEERS_MAX = 32  # connections to the run's socket at once
 FDS_MAX = 65_536
 
 
-def live(control: socket.socket) -> NoReturn:
-    """Be the shepherd of the one run that comes over `control`; never returns."""
+def live(orders: socket.socket, runs: Path) -> NoReturn:
+    """Make all that a run needs, offer it to the worker over `orders`, and be the shepherd of what comes; never returns.
+
+    The offer is our pid, which names our folder below `runs`, with the worker's end of the control socket and the write end
+    of the pipe on which the future task process waits for its job.
+    """
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the worker says when; to be told twice is to be told wrong
         os.setsid()
         tree.become_subreaper()
-        waiting = fork_child(_await_job)
-        order(_REHEARSAL)
-        body = _one_message(control)
-        job = order(body)
-        if isinstance(job, Job):
-            Shepherd(job, body, control, waiting).carry_out()
-            code = 0
-    except EOFError:
+        folder = _fresh_folder(runs / str(os.getpid()))
+        try:
+            listener = _listener(socket_in(str(folder)))
+            control, theirs = socket.socketpair()
+            waiting = fork_child(_await_job)
+            order(_REHEARSAL)
+            with theirs, orders:
+                rights = array.array("i", [theirs.fileno(), waiting.stdin])
+                orders.sendmsg([str(os.getpid()).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            body = _one_message(control)
+            job = order(body)
+            if isinstance(job, Job):
+                outcome = Shepherd(job, body, control, listener, waiting).carry_out()
+                _tell(control, outcome)
+                code = 0
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except (EOFError, BrokenPipeError):
         pass  # the worker was gone before it said what to do
     finally:
         os._exit(code)
+
+
+def _fresh_folder(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)  # of a shepherd that was killed and had our pid
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _listener(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen(PEERS_MAX)
+    listener.setblocking(False)
+    return listener
+
+
+def _tell(control: socket.socket, outcome: Outcome) -> None:
+    control.setblocking(True)
+    with contextlib.suppress(OSError):  # nobody is left to hear it
+        control.sendall(packed(outcome))
 
 
 def _one_message(control: socket.socket) -> bytes:
@@ -92,10 +127,11 @@ class Child(NamedTuple):
 
 
 class Shepherd:
-    def __init__(self, job: Job, body: bytes, control: socket.socket, waiting: Child) -> None:
+    def __init__(self, job: Job, body: bytes, control: socket.socket, listener: socket.socket, waiting: Child) -> None:
         self._job = job
         self._body = body
         self._control = control
+        self._listener = listener
         self._waiting = waiting
         self._desk = Desk(job.task, job.run, job.token, job.params, job.input, KvFile(Path(job.kv)), self._log_asked)
         self._poller = select.poll()
@@ -106,14 +142,14 @@ class Shepherd:
         self._pid = 0  # of the child that is followed
         self._stop: Stop | None = None
         self._kill_at = float("inf")
-        self._abandoned = False
 
-    def carry_out(self) -> None:
-        """Everything, from the start of the task to the word to the worker."""
+    def carry_out(self) -> Outcome:
+        """Everything, from the start of the task to the end of its last process."""
+        if is_direct(self._job, self._body):
+            os.close(self._waiting.stdin)  # the worker has written to it already
+        self._log = _log(Path(self._job.log))
         self._watch(self._control.fileno(), self._hear_worker)
-        if self._job.needs is None:
-            self._let_go()  # before the log is opened: the first line is what people wait for
-        self._log = LogWriter(Path(self._job.log))
+        self._watch(self._listener.fileno(), self._accept)
         try:
             outcome = self._outcome()
         except OSError as error:
@@ -123,11 +159,7 @@ class Shepherd:
         if outcome.error:
             self._log.say(outcome.error)
         self._log.close()
-        shutil.rmtree(self._job.folder, ignore_errors=True)
-        if not self._abandoned:
-            self._control.setblocking(True)
-            with contextlib.suppress(OSError):
-                self._control.sendall(packed(outcome))
+        return outcome
 
     def _outcome(self) -> Outcome:
         if self._job.needs is not None:
@@ -138,13 +170,13 @@ class Shepherd:
             ended = self._follow(builder, None)
             if self._stop is None and ended.code:
                 return Outcome(status="failed", error="DependenciesFailed: uv could not build the environment; its words are above")
-            if self._stop is None:
-                self._let_go()
         if self._stop is None:
+            if not is_direct(self._job, self._body):
+                self._let_go()
             ended = self._follow(self._waiting, self._job.timeout)
         if self._stop is not None:
             return Outcome(status=self._stop.status, exit_code=None, error=self._stop.why)
-        verdict = judge(ended, Returned(self._desk.result, _read_result(self._job.result)), self._job.timeout, RESULT_MAX)
+        verdict = judge(ended, Returned(self._desk.result, _read_result(result_in(self._job.folder))), self._job.timeout, RESULT_MAX)
         if verdict.status != "succeeded":
             return Outcome(status=verdict.status, exit_code=verdict.exit_code, error=verdict.error)
         return Outcome(status="succeeded", exit_code=0, value=verdict.value, content_type=self._desk.content_type, content=self._desk.content)
@@ -153,9 +185,8 @@ class Shepherd:
 
     def _let_go(self) -> None:
         """The waiting process becomes the task."""
-        self._listen()
         with contextlib.suppress(BrokenPipeError), open(self._waiting.stdin, "wb") as go:  # it was killed: its end tells
-            go.write(self._body)
+            go.write(LENGTH.pack(len(self._body)) + self._body)
 
     def _follow(self, child: Child, timeout: int | None) -> Ended:
         """Serve it until it has ended and its pipes are empty."""
@@ -237,7 +268,6 @@ class Shepherd:
         try:
             message = order(_one_message(self._control))
         except (EOFError, OSError):
-            self._abandoned = True
             self._unwatch(fd)
             message = Stop("lost", "its worker is gone")
         if isinstance(message, Stop):
@@ -249,16 +279,9 @@ class Shepherd:
 
     # --- the task's questions ---
 
-    def _listen(self) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(self._job.socket)
-        listener.listen(PEERS_MAX)
-        listener.setblocking(False)
-        self._watch(listener.fileno(), lambda fd: self._accept(listener))
-
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, fd: int) -> None:
         with contextlib.suppress(OSError):
-            peer, _ = listener.accept()
+            peer, _ = self._listener.accept()
             if len(self._peers) >= PEERS_MAX:
                 peer.close()
                 return
@@ -287,6 +310,14 @@ class Shepherd:
 
     def _log_asked(self, level: str, text: str) -> None:
         self._log.write("e" if level in ("warn", "warning", "error") else "o", text.encode(errors="replace") + b"\n")
+
+
+def _log(path: Path) -> LogWriter:
+    """A run whose log cannot be written goes on without."""
+    try:
+        return LogWriter(path)
+    except OSError:
+        return LogWriter(Path(os.devnull))
 
 
 def _read_result(path: str) -> bytes | None:
@@ -341,10 +372,10 @@ def _await_job() -> NoReturn:
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
     _rehearse()
     with open(0, "rb", closefd=False) as go:
-        body = go.read()
-    if not body:
-        os._exit(0)  # there will be no job
-    job = order(body)
+        head = go.read(LENGTH.size)
+        if len(head) < LENGTH.size:
+            os._exit(0)  # there will be no job
+        job = order(go.read(LENGTH.unpack(head)[0]))
     assert isinstance(job, Job)
     _set_stdin(job)
     os.chdir(job.cwd)

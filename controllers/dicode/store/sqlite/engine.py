@@ -37,6 +37,7 @@ class Sqlite:
         self._path = path
         self.memory = Memory()
         self._changes: list[Committed] = []
+        self._synced = True  # each commit waits for the disk
         with told_apart():
             self._db = _open(path)
             migrate(self._db)
@@ -69,9 +70,12 @@ class Sqlite:
         row = self.execute(sql.READ_META, (name,)).fetchone()
         return int(row[0]) if row else 0
 
-    def begin(self) -> None:
+    def begin(self, *, promised: bool = True) -> None:
         self._began = self.memory.mark()
         with told_apart():
+            if promised != self._synced:
+                self.execute(sql.SYNC_EACH if promised else sql.SYNC_LATER)
+                self._synced = promised
             self.execute("BEGIN IMMEDIATE")
 
     @contextlib.contextmanager
