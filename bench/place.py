@@ -12,7 +12,7 @@ from tests.support.system import System
 from tests.support.waiting import wait_for
 
 from dicode.messages.commands import Ping, Pong
-from dicode.messages.kinds import Kind, kind_of
+from dicode.messages.kinds import Kind
 from dicode.wire.blocking import BlockingWire
 from dicode.wire.frames import StoreAway, decode_body, endpoints
 
@@ -39,7 +39,7 @@ class Place(NamedTuple):
             if change is None or change.heads is not None or change.header.kind != kind.__name__ or not change.body:
                 continue
             value = decode_body(change.header.kind, change.body)
-            if isinstance(value, kind) and kind_of(value) == kind.__name__ and fact(value):
+            if isinstance(value, kind) and fact(value):
                 return value
         raise AssertionError(f"no such {kind.__name__} within {DEADLINE:g} s")
 
@@ -49,10 +49,9 @@ class Place(NamedTuple):
         wait_for(lambda: self.wire.hear(1.0), "a heartbeat: the subscription took")
 
     def calm(self, silence: float = 0.03) -> None:
-        """What else follows belongs to what was measured: wait until nothing is told for `silence` seconds, heartbeats apart."""
-        while (change := self.wire.hear(silence)) is not None:
-            if change.heads is not None:
-                continue
+        """What else follows belongs to what was measured: wait until nothing is told for `silence` seconds."""
+        while self.wire.hear(silence) is not None:
+            pass
 
 
 def write_tasks(system: System, count: int) -> None:

@@ -1,32 +1,23 @@
-"""The store's budgets (DESIGN 11), measured from outside in under five seconds: `python bench/store.py`.
-
-A real store process, one client process with many commands under way, one plain client for the latency.
-"""
+"""The store alone, from outside: a real store process, one client process with many commands under way, one plain client for the latency."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import zmq
+from bench.table import Budget, Figure, Finding, Row, figure
+from tests.support.store_process import RealStore
 
-from dicode.messages.commands import AnyCommand, AnyReply, Claim, Claimed, Enqueue, Finish, Ping, Pong, Put, Write, Written
+from dicode.messages.commands import AnyCommand, AnyReply, Claim, Claimed, Enqueue, Enqueued, Finish, Finished, Put, Write, Written
 from dicode.messages.kinds import Run, RunTrigger, Task
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.wire.blocking import BlockingWire
-from dicode.wire.frames import decode_reply, encode, endpoints
+from dicode.wire.frames import decode_reply, encode
 
-PUTS = 15_000
-RUNS = 5_000
 UNDER_WAY = 256
+TIMED = 300  # puts one at a time
 
 
 class Pipe:
@@ -58,72 +49,62 @@ class Pipe:
         self._context.destroy(linger=0)
 
 
-def task(name: str, digest: str) -> bytes:
+def run(quick: bool) -> Iterator[Finding]:
+    count = 1_000 if quick else 8_000
+    with RealStore() as store:
+        wire, pipe = BlockingWire(*store.endpoints), Pipe(store.endpoints[0])
+        try:
+            wire.ask(Write(ops=(Put("Task", "t0", _task("t0", "0")),)), Written)
+            yield Row("queue: enqueue, durable", Figure(_enqueues(pipe, count)), "/s")
+            yield Row("queue: claim + finish, durable, each run alone", Figure(_claims_and_finishes(pipe, count)), "/s", Budget(5_000))
+            yield Row("store: durable puts", Figure(_puts(pipe, 2 * count)), "/s")
+            yield Row("store: put → change heard", figure(_latency(wire)))
+        finally:
+            pipe.close()
+            wire.close()
+
+
+def _task(name: str, digest: str) -> bytes:
     spec = TaskSpec(name=name, trigger=Trigger(cron="*/5 * * * *"), description="x" * 120)
     return encode(Task(id=name, source="bench", digest=digest, process=digest, spec=spec, runtime="python", dir=f"/tmp/tasks/{name}"))
 
 
-def puts(pipe: Pipe) -> float:
-    commands = (Write(ops=(Put("Task", f"t{n % 1000}", task(f"t{n % 1000}", f"{n:064x}")),)) for n in range(PUTS))
+def _puts(pipe: Pipe, count: int) -> float:
+    commands = (Write(ops=(Put("Task", f"t{n % 1000}", _task(f"t{n % 1000}", f"{n:064x}")),)) for n in range(1, count + 1))
     began = time.perf_counter()
-    assert all(isinstance(reply, Written) for reply in pipe.ask_all(iter(commands)))
-    return PUTS / (time.perf_counter() - began)
+    assert all(isinstance(reply, Written) for reply in pipe.ask_all(commands))
+    return count / (time.perf_counter() - began)
 
 
-def enqueues(pipe: Pipe) -> float:
-    commands = (Enqueue(run=Run(id="", task="t1", unique=f"u{n}", trigger=RunTrigger(type="webhook", key=f"u{n}"))) for n in range(RUNS))
+def _enqueues(pipe: Pipe, count: int) -> float:
+    commands = (Enqueue(run=Run(id="", task="t0", unique=f"u{n}", trigger=RunTrigger(type="webhook", key=f"u{n}"))) for n in range(count))
     began = time.perf_counter()
-    assert sum(1 for _ in pipe.ask_all(iter(commands))) == RUNS
-    return RUNS / (time.perf_counter() - began)
+    assert all(isinstance(reply, Enqueued) for reply in pipe.ask_all(commands))
+    return count / (time.perf_counter() - began)
 
 
-def claims_and_finishes(pipe: Pipe) -> float:
+def _claims_and_finishes(pipe: Pipe, count: int) -> float:
     """Each run is claimed alone and finished alone, as by many workers."""
     began = time.perf_counter()
-    claimed = [
-        run for reply in pipe.ask_all(Claim(worker="w", token=f"c{n}", n=1) for n in range(RUNS)) if isinstance(reply, Claimed) for run in reply.runs
-    ]
-    assert len(claimed) == RUNS
-    assert sum(1 for _ in pipe.ask_all(Finish(run=run.id, fence=run.fence, status="succeeded", exit_code=0) for run in claimed)) == RUNS
-    return RUNS / (time.perf_counter() - began)
+    replies = pipe.ask_all(Claim(worker="w", token=f"c{n}", n=1) for n in range(count))
+    claimed = [run for reply in replies if isinstance(reply, Claimed) for run in reply.runs]
+    assert len(claimed) == count
+    finishes = pipe.ask_all(Finish(run=run.id, fence=run.fence, status="succeeded", exit_code=0) for run in claimed)
+    assert all(isinstance(reply, Finished) and not reply.fenced for reply in finishes)
+    return count / (time.perf_counter() - began)
 
 
-def latency(wire: BlockingWire) -> list[float]:
+def _latency(wire: BlockingWire) -> list[float]:
     """ms from the put to the published change, one at a time."""
     wire.subscribe(["Source"])
     while wire.hear(2.0) is None:
         pass
-    took = []
-    for number in range(300):
+    taken = []
+    for number in range(TIMED):
         began = time.perf_counter()
         wire.ask(Write(ops=(Put("Source", "s", b"x" * 200 + str(number).encode()),)), Written)
         while (heard := wire.hear(2.0)) is not None and heard.heads is not None:
             pass
-        took.append((time.perf_counter() - began) * 1000)
-    return sorted(took)
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="dcb-") as folder:
-        environ = {**os.environ, "DICODE_DATA_DIR": folder}
-        store = subprocess.Popen([sys.executable, "-P", "-m", "dicode", "store"], env=environ)
-        wire, pipe = BlockingWire(*endpoints(Path(folder))), Pipe(endpoints(Path(folder))[0])
-        try:
-            wire.ask(Ping(), Pong)
-            figures: dict[str, float] = {
-                "durable puts/s": round(puts(pipe)),
-                "enqueue/s": round(enqueues(pipe)),
-                "claim + finish/s": round(claims_and_finishes(pipe)),
-            }
-            took = latency(wire)
-            figures |= {"put to event p50 ms": round(statistics.median(took), 2), "put to event p99 ms": round(took[-3], 2)}
-            print(json.dumps(figures, indent=2))
-        finally:
-            pipe.close()
-            wire.close()
-            store.terminate()
-            store.wait(10)
-
-
-if __name__ == "__main__":
-    main()
+        assert heard is not None, "the change was not heard"
+        taken.append((time.perf_counter() - began) * 1000)
+    return taken

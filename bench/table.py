@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 HEAD = ("what", "budget", "measured p50 / p99", "peer", "ratio", "verdict")
-SMALLER_IS_BETTER = frozenset({"ms", "MB", "%", "×"})
+SMALLER_IS_BETTER = frozenset({"ms", "s", "MB", "%", "×"})
 
 
 class Figure(NamedTuple):

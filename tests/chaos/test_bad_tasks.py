@@ -34,7 +34,7 @@ def test_200_bad_tasks_5_bombs_1_good(system: System) -> None:
 
     wait_for(lambda: not system.objects(Task).keys() ^ {*bad, "good", "before"}, "each bad task is there", ON_TIME)
     tasks = system.objects(Task)
-    untold = {id: validators.ready(tasks[id]) for id in bad if not _says_where(tasks[id])}
+    untold = {id: refusal for id in bad if not PLACE.match(refusal := validators.refusal(tasks[id]))}
     assert not untold, untold
     assert system.pids(up) == pids
     grown = {pid: size - sizes[pid] for pid in sizes if (size := psutil.Process(pid).memory_info().rss) > sizes[pid] + GROWTH}
@@ -45,11 +45,6 @@ def test_200_bad_tasks_5_bombs_1_good(system: System) -> None:
     assert shown.keys() == tasks.keys()
     described = system.run("describe", "task", "a17-unknown-0")
     assert "unknown field 'scedule'" in described.stdout
-
-
-def _says_where(task: Task) -> bool:
-    ready = validators.ready(task)
-    return ready is not None and not ready.status and PLACE.match(ready.message) is not None
 
 
 def test_what_was_bad_is_good_after_a_save(system: System) -> None:
@@ -71,6 +66,6 @@ def test_what_was_bad_is_good_after_a_save(system: System) -> None:
 def _all_good(system: System) -> bool:
     tasks = system.objects(Task)
     assert len(tasks) == len(abuse.TASKS) + 1
-    bad = {id: validators.ready(task) for id, task in tasks.items() if not task.digest or task.sync != "Synced"}
+    bad = {id: validators.refusal(task) for id, task in tasks.items() if not task.digest or task.sync != "Synced"}
     assert not bad, bad
     return True

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -30,11 +30,11 @@ from dicode.messages.task import TaskSpec, Trigger
 from dicode.process.clock import wall_ms
 from dicode.process.mirror import put
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(900 if SOAK else 60)]
 SLACK = 1 if SOAK else 5  # times the bound of the matrix
 
 
-def times(soak: int, ci: int = 2) -> int:
+def times(soak: int, ci: int = 3) -> int:
     return soak if SOAK else ci
 
 
@@ -79,7 +79,7 @@ def test_row_3_a_bundle_is_whole_or_not_there_when_its_writer_dies_in_the_middle
     up = system.up()
     load.settled()
     dice = seeded("row 3: bundles")
-    for number in range(1, times(10, 3) + 1):
+    for number in range(1, times(10) + 1):
         write_hook(system, number, weight=1_000_000)  # some MB: reading and writing it takes a while
         wait_for(lambda: _half_written(system) or dice.random() < 0.05, "a bundle is being written")
         pid = system.kill(up, "source-controller")
@@ -98,7 +98,7 @@ def test_row_4_a_trigger_engine_killed_at_the_edges_of_slots_fires_each_once(sys
     pids = load.settled()
     dice = seeded("row 4")
     with load.running():
-        for _ in range(times(20, 3)):
+        for _ in range(times(20)):
             edge = dice.randint(-20, 30)  # ms from the slot
             wait_for(lambda: (wall_ms() - edge) % 1_000 < 15, "the edge of a slot")
             pid = system.kill(up, "trigger-engine")
@@ -339,7 +339,9 @@ def put_back(system: System) -> None:
 
 
 @pytest.mark.parametrize("fault", [gone, swapped, emptied, forbidden, made_a_file])
-def test_rows_23_and_24_a_source_that_is_taken_away_costs_no_task_and_its_return_is_noticed(system: System, load: Load, fault) -> None:  # type: ignore[no-untyped-def]
+def test_rows_23_and_24_a_source_that_is_taken_away_costs_no_task_and_its_return_is_noticed(
+    system: System, load: Load, fault: Callable[[System], None]
+) -> None:
     up = system.up()
     pids = load.settled()
     before = set(system.objects(Task))

@@ -16,7 +16,7 @@ from tests.support import processes
 from tests.support.system import System
 from tests.support.waiting import wait_for
 
-from dicode.messages.kinds import ENDED, Condition, Daemon, Event, Run, Schedule, Task
+from dicode.messages.kinds import ENDED, Daemon, Event, Run, Schedule, Task
 from dicode.process.blobs import Bundles
 from dicode.process.clock import wall_ms
 
@@ -44,7 +44,7 @@ def _is_converged(system: System, wanted: dict[str, str]) -> bool:
     for id, digest in wanted.items():
         task = tasks[id]
         if not digest:
-            assert ready(task) and not ready(task).status, f"{id} is broken and does not say so"
+            assert refusal(task), f"{id} is broken and does not say so"
             continue
         assert task.digest == digest, f"{id} is at {task.digest[:6]} and should be at {digest[:6]}"
         assert task.sync == "Synced", f"{id} is {task.sync}: {task.conditions}"
@@ -55,8 +55,9 @@ def _is_converged(system: System, wanted: dict[str, str]) -> bool:
     return True
 
 
-def ready(task: Task) -> Condition | None:
-    return next((condition for condition in task.conditions if condition.type == "Ready"), None)
+def refusal(task: Task) -> str:
+    """Why what its folder says was not taken; "" where it was."""
+    return next((condition.message for condition in task.conditions if condition.type == "Ready" and not condition.status), "")
 
 
 def _runs_once(system: System, id: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicode.messages.fault import Fault
-from dicode.messages.kinds import Daemon, DesiredTask, Request, Route, Schedule, Task
+from dicode.messages.kinds import Condition, Daemon, DesiredTask, Request, Route, Schedule, Task
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.reconciler.decide import Decision, Facts, carry_out, decide
 from dicode.reconciler.state import Claims, wanted_path
@@ -33,7 +33,7 @@ def facts(*claims: DesiredTask, present: Task | None = None, actual: Actual = Ac
 
 
 def after(facts: Facts) -> Decision:
-    decision = decide(facts.claims[0].id if facts.claims else "t", facts, not_built=lambda spec: (), now=NOW)
+    decision = decide(facts.claims[0].id if facts.claims else "t", facts, not_built=lambda *_: (), now=NOW)
     assert decision is not None
     return decision
 
@@ -53,7 +53,7 @@ def test_a_new_task_is_registered_once() -> None:
     decision = after(facts(desired()))
     assert decision.line == "task/t registered (hash: aaaaaa)"
     assert decision.task is not None and decision.task.generation == 1 and decision.task.sync == "Synced"
-    assert decide("t", facts(desired(), present=decision.task), not_built=lambda spec: (), now=NOW + 5) is None
+    assert decide("t", facts(desired(), present=decision.task), not_built=lambda *_: (), now=NOW + 5) is None
 
 
 def test_a_new_digest_updates_and_is_remembered() -> None:
@@ -69,7 +69,7 @@ def test_a_broken_save_keeps_the_last_good_digest_and_says_where() -> None:
     assert decision.task is not None and decision.task.digest == present.digest and decision.task.generation == 1
     assert decision.line == "task/t kept at aaaaaa: t/task.yaml:3:1: unknown field 'tigger'"
     assert condition(decision.task, "Ready") == (False, "BadSpec") and decision.task.sync == "OutOfSync"
-    again = decide("t", facts(broken(desired()), present=decision.task), not_built=lambda spec: (), now=NOW + 9)
+    again = decide("t", facts(broken(desired()), present=decision.task), not_built=lambda *_: (), now=NOW + 9)
     assert again is None, "the same fault is told once"
 
 
@@ -90,7 +90,7 @@ def test_the_holder_of_an_id_keeps_it_and_without_one_the_first_source_does() ->
     task = after(facts(second, first)).task
     assert task is not None and task.source == "one" and condition(task, "DuplicateId") == (True, "ClaimedTwice")
     held = admitted(second)
-    assert decide("t", facts(first, second, present=held), not_built=lambda spec: (), now=NOW).task.source == "two"  # type: ignore[union-attr]
+    assert decide("t", facts(first, second, present=held), not_built=lambda *_: (), now=NOW).task.source == "two"  # type: ignore[union-attr]
     inherited = after(facts(first, present=held))
     assert inherited.task is not None and inherited.task.source == "one" and inherited.task.digest == "a" * 64
 
@@ -160,4 +160,12 @@ def test_the_index_of_claims_equals_a_look_at_all_of_them(steps: list[tuple[str,
 def test_doing_what_was_decided_leaves_nothing_to_do(claims: list[DesiredTask]) -> None:
     claims = [msgspec.structs.replace(claim, id="t") for claim in claims]
     first = after(facts(*claims))
-    assert decide("t", facts(*claims, present=first.task), not_built=lambda spec: (), now=NOW + 1) is None
+    assert decide("t", facts(*claims, present=first.task), not_built=lambda *_: (), now=NOW + 1) is None
+
+
+def test_a_daemon_that_ends_again_and_again_is_degraded_even_between_two_ends() -> None:
+    claim = desired(daemon=True)
+    looping = (Condition("CrashLoop", True, "ExitsAgain"),)
+    daemon = Daemon(task="t", digest=claim.digest, process=claim.process, state="running", conditions=looping)
+    task = after(facts(claim, actual=Actual(daemon=daemon))).task
+    assert task is not None and task.health == "Degraded"

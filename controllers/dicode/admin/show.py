@@ -14,7 +14,7 @@ from dicode.process.logs import clean
 
 HASH = 6  # hex digits of a digest that people see
 GAP = "   "  # between two columns
-GOOD_WHEN_TRUE = frozenset({"Ready", "Valid"})  # condition types that say all is well
+GOOD_WHEN_TRUE = frozenset({"Ready"})  # the one type that is also written while all is well; others are absent then
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
@@ -236,12 +236,12 @@ def _suspended(status: str, suspended: bool) -> str:
 
 def troubles(conditions: Iterable[Condition]) -> list[Condition]:
     """The conditions that say something is not as it should be."""
-    return [condition for condition in conditions if condition.status != (condition.type in GOOD_WHEN_TRUE)]
+    return [condition for condition in conditions if not (condition.status and condition.type in GOOD_WHEN_TRUE)]
 
 
 def trouble(conditions: Iterable[Condition]) -> str:
     """What is wrong, in a word each: the column that sends people to `describe`."""
-    return ",".join(c.reason if c.type in GOOD_WHEN_TRUE else c.type for c in troubles(conditions))
+    return ",".join(c.type if c.status else c.reason for c in troubles(conditions))
 
 
 def short_revision(revision: str) -> str:

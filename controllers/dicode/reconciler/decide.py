@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
 from dicode.messages.kinds import Answer, DesiredTask, Event, History, Operation, Request, Task
-from dicode.messages.task import TaskSpec
-from dicode.spec.admit import Actual, keeper_of, path_holder, ready_text, register, remembered
+from dicode.spec.admit import Actual, NotBuilt, keeper_of, path_holder, ready_text, register, remembered
 
 
 class Facts(NamedTuple):
@@ -31,7 +30,7 @@ class Decision(NamedTuple):
     line: str = ""
 
 
-def decide(id: str, facts: Facts, *, not_built: Callable[[TaskSpec], tuple[str, ...]], now: int) -> Decision | None:
+def decide(id: str, facts: Facts, *, not_built: NotBuilt, now: int) -> Decision | None:
     """What to do about one id; None when all is as it should be. `now` in ms."""
     if not facts.claims:
         return _gone(id, facts, now) if facts.present is not None else None

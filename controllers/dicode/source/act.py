@@ -42,6 +42,7 @@ BATCH = 200  # task folders handed to the disk thread at a time
 SLICE = 0.02  # seconds of reading before someone else has a turn
 ROUND_SLICE = 0.004  # the same for a round that nobody waits for
 LOCK_WAIT = 5.0  # seconds to wait for git to let go of its index
+SIFTED = 100  # task folders compared before the time is looked at
 FAILED_WAIT = 1.0  # seconds before a bundle that could not be written is tried again
 MISSING_ROOT = 2.0  # seconds between two looks for a root that is not there
 RACY = 2_000_000_000  # ns; what changed less than this ago may have changed again unseen, where there are no events
@@ -117,6 +118,7 @@ class LocalSource:
         self._waiting: dict[str, Waiting] = {}
         self._unwritten: list[tuple[Reading, Burst | None]] = []
         self._round: Walk | None = None
+        self._sifting: Iterator[Walk | None] | None = None
         self._round_at = 0.0
         self._round_took = 0.0
         self._round_again = False
@@ -181,6 +183,8 @@ class LocalSource:
         if due and self._root is not None:
             await self._write_read()  # an older reading must not come after a newer one
             await self._look(due, self._root)
+        elif self._sifting is not None:
+            await self._go_on_sifting(self._sifting)
         elif self._root is not None and not self.at_rest:
             await self._read_waiting(self._root)
         elif self._round is not None:
@@ -191,7 +195,7 @@ class LocalSource:
         return self._rest()
 
     def _rest(self) -> float:
-        if self._round is not None or (not self.at_rest and self._lock_since is None):
+        if self._round is not None or self._sifting is not None or (not self.at_rest and self._lock_since is None):
             return 0.0
         if not self.at_rest:
             return self._dirt.settle
@@ -373,24 +377,46 @@ class LocalSource:
         done = await self._on_disk(walk.advance, ROUND_SLICE if self._read else SLICE)
         self._round_took += mono() - began
         if done:
+            self._round_at = 0.0 if self._round_again else mono() + every(self.spec.rescan / 1000, self._polled, self._round_took)
             self._round = None
-            await self._end_round(walk)
+            await self._seen_all(walk)
 
-    async def _end_round(self, walk: Walk) -> None:
-        there, bundled = await self._on_disk(self._still_there, walk.root), await self._on_disk(self._tools.bundles.digests)
-        self.rounds_done = self.rounds_begun
-        self._round_at = mono() + every(self.spec.rescan / 1000, self._polled, self._round_took)
-        if not there or self._round_again:
+    async def _seen_all(self, walk: Walk) -> None:
+        there, bundled = await self._on_disk(self._what_is_there, walk.root)
+        if there:
+            self._sifting = self._sift(walk, bundled)
+        else:
             self._round_at = 0.0
-        if not there:
-            return
-        self._problem = next((("Unreadable", f"{folder}: {why}") for folder, why in walk.unreadable.items()), None)
-        for folder, glanced in walk.found.items():
+            self.rounds_done = self.rounds_begun
+
+    def _what_is_there(self, root: Root) -> tuple[bool, set[str]]:
+        """On the disk thread: is the root still this one, and which bundles are there?"""
+        return self._still_there(root), self._tools.bundles.digests()
+
+    async def _go_on_sifting(self, sifting: Iterator[Walk | None]) -> None:
+        until = mono() + ROUND_SLICE
+        for walk in sifting:
+            if walk is not None:
+                self._sifting = None
+                await self._settle_round(walk)
+            if walk is not None or mono() >= until:
+                return
+
+    def _sift(self, walk: Walk, bundled: set[str]) -> Iterator[Walk | None]:
+        """Pick out what must be read, a little at a time; gives the walk when it is through."""
+        for count, (folder, glanced) in enumerate(walk.found.items()):
             if folder not in self._waiting and self._differs(folder, glanced, bundled):
                 self._waiting[folder] = Waiting(glanced, self._noticed())
+            if count % SIFTED == SIFTED - 1:
+                yield None
+        yield walk
+
+    async def _settle_round(self, walk: Walk) -> None:
+        self._problem = next((("Unreadable", f"{folder}: {why}") for folder, why in walk.unreadable.items()), None)
         if walk.complete:
             self._territory.groups = walk.groups
             await self._settle_missing(walk)
+        self.rounds_done = self.rounds_begun
 
     def _still_there(self, root: Root) -> bool:
         try:

@@ -66,7 +66,7 @@ class HookApp:
 
     def __init__(self, wire: Wire, mirror: Mirror, hooks: Hooks, settings: Settings, log: Log) -> None:
         self.known = asyncio.Event()  # set once the table of hooks is complete for the first time
-        self.watch = RunWatch(wire)
+        self.watch = RunWatch(wire, drop_hints=settings.environ.get("DICODE_TEST_DROP_HINTS") == "1")
         self.closing = asyncio.Event()
         self._wire = wire
         self._mirror = mirror

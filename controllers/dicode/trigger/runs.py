@@ -19,8 +19,9 @@ LOOK_AGAIN = 1.0  # seconds; a publication may be lost, then this finds it
 class RunWatch:
     """`follow` must run beside; `ended` may be called any number of times at once."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, *, drop_hints: bool = False) -> None:
         self._wire = wire
+        self._drop_hints = drop_hints
         self._waiting: dict[str, set[asyncio.Future[Run]]] = defaultdict(set)
         self._wanted = asyncio.Event()
         self._proven = False
@@ -73,7 +74,7 @@ class RunWatch:
         while mono() - needed < LISTEN_ON:
             for heard in await ear.hear(timeout=1.0):
                 self._proven = True
-                if heard.heads is None and heard.body and heard.header.key in self._waiting:
+                if heard.heads is None and heard.body and heard.header.key in self._waiting and not self._drop_hints:
                     self._tell(heard.header.key, heard.body)
             if self._waiting:
                 needed = mono()

@@ -190,7 +190,7 @@ class Daemon(Kind, frozen=True, kw_only=True, tag="Daemon"):
     generation: int = 0
     state: DaemonState = "stopped"
     pid: int = 0
-    start_time: float = 0.0  # psutil create_time, seconds since the epoch
+    start_time: float = 0.0  # seconds after boot
     boot_id: str = ""
     restarts: int = 0
     failures: int = 0  # in a row, without a healthy spell between
@@ -333,7 +333,8 @@ class Request(Kind, frozen=True, kw_only=True, tag="Request"):
     """Something a person asks for. Key: token. Appended by anyone, answered once by the target's owner.
 
     Verbs and owners: `source.add`, `source.remove`, `source.sync`, `source.confirm`, `source.suspend`,
-    `source.resume` → source-controller; `task.suspend`, `task.resume`, `task.restart` → reconciler.
+    `source.resume` → source-controller; `task.suspend`, `task.resume`, `task.restart` → reconciler;
+    `daemon.figures` (the answer's message is JSON) → supervisor.
     """
 
     token: str

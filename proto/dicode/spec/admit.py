@@ -24,9 +24,10 @@ from dicode.messages.kinds import (
     Sync,
     Task,
 )
-from dicode.messages.task import TaskSpec
+from dicode.messages.task import Runtime, TaskSpec
 from dicode.spec.condition import carried
 
+NotBuilt = Callable[[TaskSpec, Runtime | None], tuple[str, ...]]  # spec.task.not_built
 HISTORY = 20  # digests kept per task; SPEC 2 `retention.bundles`
 
 
@@ -66,7 +67,7 @@ def register(
     actual: Actual,
     *,
     path_keeper: str,
-    not_built: Callable[[TaskSpec], tuple[str, ...]],
+    not_built: NotBuilt,
     now: int,
 ) -> Registered:
     """The Task that follows from everything known about one id.
@@ -119,14 +120,14 @@ def _conditions(
     desired: DesiredTask,
     claims: list[DesiredTask],
     refusal: Condition | None,
-    not_built: Callable[[TaskSpec], tuple[str, ...]],
+    not_built: NotBuilt,
 ) -> list[Condition]:
     found = [_ready(task, desired, refusal)]
     others = sorted(claim.source for claim in claims if claim.source != desired.source)
     if others:
         found.append(Condition("DuplicateId", True, "ClaimedTwice", f"source {', '.join(others)} claims this id too; {desired.source} keeps it"))
     if task.spec is not None:
-        missing = not_built(task.spec)
+        missing = not_built(task.spec, task.runtime)
         if missing:
             found.append(Condition("NotImplemented", True, "NotBuiltYet", f"accepted, but without effect in this release: {', '.join(missing)}"))
         if task.spec.permissions is None or task.spec.permissions.net is None:
@@ -186,14 +187,17 @@ def health_of(task: Task, actual: Actual) -> Health:
             return "Healthy"
 
 
+TROUBLE = frozenset({"Failed", "OpenHook", "PortInUse", "BadSecret", "CrashLoop", "StartFailed"})  # conditions of actual kinds
+
+
 def _served(found: Schedule | Route | None) -> Health:
     if found is None:
         return "Progressing"
-    return (
-        "Degraded"
-        if any(condition.type in ("Failed", "OpenHook", "PortInUse", "BadSecret") and condition.status for condition in found.conditions)
-        else "Healthy"
-    )
+    return "Degraded" if _in_trouble(found.conditions) else "Healthy"
+
+
+def _in_trouble(conditions: Iterable[Condition]) -> bool:
+    return any(condition.status and condition.type in TROUBLE for condition in conditions)
 
 
 _DAEMON_HEALTH: Mapping[str, Health] = {
@@ -209,7 +213,9 @@ _DAEMON_HEALTH: Mapping[str, Health] = {
 
 
 def _daemon_health(daemon: Daemon | None) -> Health:
-    return "Progressing" if daemon is None else _DAEMON_HEALTH[daemon.state]
+    if daemon is None:
+        return "Progressing"
+    return "Degraded" if _in_trouble(daemon.conditions) else _DAEMON_HEALTH[daemon.state]
 
 
 def _change(base: Task, task: Task, *, moved: bool) -> str:

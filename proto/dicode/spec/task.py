@@ -383,8 +383,8 @@ def choose_script(spec: TaskSpec, kinds: dict[str, str]) -> Script | str:
     return found[0]
 
 
-def not_built(spec: TaskSpec) -> tuple[str, ...]:
-    """The fields that are accepted but without effect in this release (condition NotImplemented)."""
+def not_built(spec: TaskSpec, runtime: Runtime | None) -> tuple[str, ...]:
+    """The fields that are accepted but without effect in this release (condition NotImplemented). deno enforces what it is told to."""
     trigger, permissions = spec.trigger, spec.permissions
     found = [f"runtime: {spec.runtime}"] if spec.runtime in ("docker", "podman") else []
     found += [f"trigger.{name}" for name in ("chain", "listen", "ready") if getattr(trigger, name) is not None]
@@ -393,7 +393,8 @@ def not_built(spec: TaskSpec) -> tuple[str, ...]:
     if spec.on_failure_chain is not None and spec.on_failure_chain.task:
         found.append("on_failure_chain")
     if permissions is not None:
-        found += [f"permissions.{name}" for name in ("fs", "run", "net", "sys", "dicode") if getattr(permissions, name) is not None]
+        walls = ("dicode",) if runtime == "deno" else ("fs", "run", "net", "sys", "dicode")
+        found += [f"permissions.{name}" for name in walls if getattr(permissions, name) not in (None, ("*",))]
         for grant in permissions.env or ():
             if grant.value is None and (grant.secret is not None or (grant.from_ or "").startswith("task:") or grant.if_missing is not None):
                 found.append(f"permissions.env[{grant.name}]")

@@ -21,6 +21,7 @@ from dicode.worker.prepare import MARK
 from dicode.worker.tree import marked
 
 SPARES = 1  # shepherds that wait for a job; each is two processes of a megabyte or so
+REFILL_AFTER = 0.01  # seconds; the task that has just been started may have the processor first
 SPARE_WITHIN = 10.0  # seconds
 LAST_WORDS = 1.0  # seconds the shepherds of a dead worker get to finish by themselves
 
@@ -78,7 +79,8 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
         self._spares: asyncio.Queue[Spare] = asyncio.Queue()
-        self._ordered = 0
+        self._ordered = 0  # of the zygote, and not delivered yet
+        self._waiting = 0  # runs that wait for a shepherd
         self._started_at = 0.0
         self._closed = False
 
@@ -97,16 +99,17 @@ class Nursery:
         self._orders = ours
         self._started_at = mono()
         asyncio.get_running_loop().add_reader(ours.fileno(), self._hear)
-        again, self._ordered = max(self._ordered, SPARES), 0
-        for _ in range(again):
-            self._order()
+        self._ordered = 0
+        self._refill()
 
-    def _order(self) -> None:
-        """Have one more shepherd forked; a dead zygote is noticed by `_hear`, which orders again what was not delivered."""
-        self._ordered += 1
-        if self._orders is not None:
-            with contextlib.suppress(OSError):
+    def _refill(self) -> None:
+        """Have as many forked as are waited for, and SPARES more. A dead zygote is noticed by `_hear`, and all is ordered again."""
+        while self._orders is not None and self._spares.qsize() + self._ordered < self._waiting + SPARES:
+            try:
                 self._orders.send(b"!")
+            except OSError:
+                return
+            self._ordered += 1
 
     def _hear(self) -> None:
         assert self._orders is not None
@@ -133,14 +136,24 @@ class Nursery:
     async def spare(self) -> Spare:
         """A shepherd for one job: `begin` or `close` it. Raises OSError when none can be had within SPARE_WITHIN seconds."""
         while True:
-            self._order()  # one for each that is taken, so nobody can take what another waits for
-            try:
-                spare = await asyncio.wait_for(self._spares.get(), SPARE_WITHIN)
-            except TimeoutError:
-                raise OSError(errno.EAGAIN, "no process could be started") from None
+            if self._spares.empty():
+                spare = await self._wait_for_one()
+            else:
+                spare = self._spares.get_nowait()
+                asyncio.get_running_loop().call_later(REFILL_AFTER, self._refill)
             if not spare.has_ended():
                 return spare
             spare.close()
+
+    async def _wait_for_one(self) -> Spare:
+        self._waiting += 1
+        self._refill()
+        try:
+            return await asyncio.wait_for(self._spares.get(), SPARE_WITHIN)
+        except TimeoutError:
+            raise OSError(errno.EAGAIN, "no process could be started") from None
+        finally:
+            self._waiting -= 1
 
     async def begin(self, spare: Spare, job: Job) -> Herd:
         """Have it carry the job out. The waiting process gets it first: the first line is what people wait for."""

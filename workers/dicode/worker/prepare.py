@@ -39,6 +39,10 @@ class Workshop:
     worker: str
     bundles: Bundles
 
+    def is_unpacked(self, digest: str) -> bool:
+        """Whether preparing a run of it needs no more than a look at each of its files."""
+        return (self.settings.trees / digest).exists()
+
     def job(self, run: Run, config: Config, folder: str) -> Job:
         """The job for this attempt, for the shepherd of `folder`. Raises CannotStart, MissingBundle, BadBundle, OSError."""
         settings, spec = self.settings, self.bundles.spec(run.digest)
