@@ -17,7 +17,7 @@ from dicode.wire.blocking import BlockingWire
 from dicode.wire.frames import StoreAway, decode_body, endpoints
 
 K = TypeVar("K", bound=Kind)
-DEADLINE = 60.0  # seconds for anything to happen
+DEADLINE = 40.0  # seconds for anything to happen
 SHELL_TASK = "name: Task {number}\nruntime: shell\ntrigger: {trigger}\ntimeout: 30s\n"
 SCRIPT = "#!/bin/sh\necho {text}\n"
 TRIGGERS = ("cron: '17 4 * * *'", "webhook: /hooks/t{number}", *["manual: true"] * 8)
@@ -70,7 +70,10 @@ def up(*words: str, prepare: Callable[[System], object] = lambda _: None) -> Ite
         prepare(system)
         began = time.monotonic()
         keeper = system.start("up", *words)
-        system.hears("ready: ", DEADLINE)
+        try:
+            system.hears("ready: ", DEADLINE)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said:\n{system.said()}") from None
         seconds = time.monotonic() - began
         wait_for(lambda: answers(wire), "the store answers")
         yield Place(system, keeper, wire, seconds)

@@ -23,7 +23,7 @@ BUDGET = Budget(p50=20, p99=60)
 GROWTH = 1.3  # times the smallest source, at most
 SAVES = 30
 
-Way = Callable[[Path, str], float]  # saves this text into this file; gives the wall clock of the save
+Way = Callable[[Path, str], Callable[[], float]]  # begins to save this text into this file; asked afterwards, says by the wall clock when it was
 
 
 def run(quick: bool) -> Iterator[Finding]:
@@ -56,46 +56,53 @@ def _one(place: Place, way: Way, id: str, text: str) -> float:
     file = place.system.tasks / id / "task.sh"
     before = place.system.reader().get(Task, id)
     assert before is not None
-    saved = way(file, SCRIPT.format(text=text))
-    place.heard(Task, lambda task: task.id == id and task.digest != before.digest)
-    heard = time.time()
+    when = way(file, SCRIPT.format(text=text))
+    heard = saved = 0.0
+    while heard <= saved:  # else what was read were a tool's temporary files: it was not done yet
+        before = place.heard(Task, lambda task: task.id == id and task.digest != before.digest)
+        heard = time.time()
+        saved = when()
     place.calm()
     return (heard - saved) * 1000
 
 
-def plain(file: Path, text: str) -> float:
+def plain(file: Path, text: str) -> Callable[[], float]:
     began = time.time()
     file.write_text(text)
-    return began
+    return lambda: began
 
 
-def rename(file: Path, text: str) -> float:
+def rename(file: Path, text: str) -> Callable[[], float]:
     """As an editor does it."""
     fresh = file.with_name(f".{file.name}.swp")
     began = time.time()
     fresh.write_text(text)
     fresh.chmod(0o755)
     os.replace(fresh, file)
-    return began
+    return lambda: began
 
 
-def sed(file: Path, text: str) -> float:
-    subprocess.run(["sed", "-i", f"s/^echo .*/{text.splitlines()[-1]}/", str(file)], check=True)
-    return _changed(file)
+def sed(file: Path, text: str) -> Callable[[], float]:
+    return _tool(file, "sed", "-i", f"s/^echo .*/{text.splitlines()[-1]}/", str(file))
 
 
-def rsync(file: Path, text: str) -> float:
+def rsync(file: Path, text: str) -> Callable[[], float]:
     """From a folder beside the source."""
     theirs = file.parents[2] / "theirs.sh"
     theirs.write_text(text)
     theirs.chmod(0o755)
-    subprocess.run(["rsync", "--ignore-times", "--perms", str(theirs), str(file)], check=True)
-    return _changed(file)
+    return _tool(file, "rsync", "--ignore-times", "--perms", str(theirs), str(file))
 
 
-def _changed(file: Path) -> float:
-    """When the file came to its place, by the kernel's clock of a tick (up to 4 ms early, which counts against us)."""
-    return file.stat().st_ctime_ns / 1e9
+def _tool(file: Path, *argv: str) -> Callable[[], float]:
+    """When the file came to its place, by the kernel's clock of a tick: up to 4 ms early, which counts against us."""
+    process = subprocess.Popen(argv)
+
+    def when() -> float:
+        assert process.wait() == 0, f"{argv[0]} failed"
+        return file.stat().st_ctime_ns / 1e9
+
+    return when
 
 
 WAYS: dict[str, Way] = {"plain save": plain, "atomic rename": rename, "sed -i": sed, "rsync": rsync}

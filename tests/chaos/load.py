@@ -26,6 +26,7 @@ STEADY = ("steady-a", "steady-b", "steady-c")  # daemons that nobody edits
 EDITED = "edited"  # the daemon that the editor edits
 CRON_ALL, CRON_LAST = "cron-all", "cron-last"  # every missed slot is caught up; the last one is
 HOOK = "hook"
+LEAVES_BEHIND = "setsid sleep 1000 </dev/null >/dev/null 2>&1 &\n"
 HASHES = 'printf \'"%s"\' "$(cat task.sh text task.yaml | sha256sum | cut -c1-64)" > "$DICODE_RESULT"\n'
 
 
@@ -150,8 +151,8 @@ class Load:
         self.editor = Editor(system)
         system.write_config("retention: {bundles: 100000}\nsources:\n  - {name: tasks, type: local, path: ./tasks, rescan: 2s}\n" + config)
         write_hook(system, 0)
-        for id, catch_up in ((CRON_ALL, "all"), (CRON_LAST, "last")):
-            system.write_task(id, cron_yaml(id, catch_up), task_sh=HASHES, text="fixed\n")
+        for id, catch_up, script in ((CRON_ALL, "all", HASHES), (CRON_LAST, "last", LEAVES_BEHIND + HASHES)):
+            system.write_task(id, cron_yaml(id, catch_up), task_sh=script)
             (system.tasks / id / "text").write_text("fixed\n")
         for id in (*STEADY, EDITED):
             system.write_task(id, daemon_yaml(id), task_sh=daemon_script())

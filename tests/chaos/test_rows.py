@@ -46,7 +46,7 @@ def load(system: System) -> Load:
 def kill_often(load: Load, up: subprocess.Popen[bytes], role: str, count: int, dice: random.Random) -> None:
     """Each time at another moment, and only when the one before has been replaced."""
     for _ in range(count):
-        load.after_more(dice.randint(2, 8))
+        load.after_more(dice.randint(4, 14))
         pid = load.system.kill(up, role)
         load.system.replaced(up, role, pid)
 
@@ -148,7 +148,7 @@ def test_row_7_all_roles_die_at_once_and_come_back(system: System, load: Load) -
     dice = seeded("row 7")
     with load.running():
         for _ in range(times(10)):
-            load.after_more(dice.randint(2, 8))
+            load.after_more(dice.randint(4, 14))
             before = {role: found[0] for role, found in system.pids(up).items()}
             for pid in dice.sample(sorted(before.values()), len(before)):
                 os.kill(pid, signal.SIGKILL)
@@ -165,7 +165,8 @@ def test_row_7_the_keeper_dies_with_its_roles_and_the_next_start_finds_everythin
     pids = load.settled()
     with load.running():
         load.after_more(5)
-        for pid in [up.pid, *(pid for found in system.pids(up).values() for pid in found)]:
+        processes.kill(up.pid, signal.SIGSTOP)  # at once: a role that sees its keeper die would stop in order, and its daemons with it
+        for pid in [*(pid for found in system.pids(up).values() for pid in found), up.pid]:
             processes.kill(pid)
         up.wait(5)
         system.up()

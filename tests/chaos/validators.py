@@ -111,7 +111,7 @@ def every_slot_is_explained(system: System) -> None:
     assert not doubled, f"V3: twice: {doubled}"
     for id in (CRON_ALL, CRON_LAST):
         fired = sorted(int(run.trigger.key) for run in runs if run.task == id)
-        assert all(slot % SLOT == 0 for slot in fired)
+        assert fired and all(slot % SLOT == 0 for slot in fired), f"V3: {id} fired at {fired}"
         silent = set(range(fired[0], cursors[id] + 1, SLOT)).difference(fired)
         if id == CRON_ALL:
             assert not silent, f"V3: slots of {id} that were never fired: {sorted(silent)}"

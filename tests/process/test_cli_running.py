@@ -25,9 +25,10 @@ SHELL = "name: {0}\nruntime: shell\ntrigger: {{manual: true}}\n"
 def up() -> Iterator[System]:
     """One installation for all tests of this file; each has tasks of its own."""
     system = System()
-    system.up()
+    keeper = system.up()
     try:
         yield system
+        assert keeper.poll() is None, f"it ended with {keeper.returncode} in the middle:\n{system.said()}"
     finally:
         system.close()
 

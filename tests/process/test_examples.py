@@ -27,11 +27,12 @@ def up() -> Iterator[System]:
     shutil.copytree(REPOSITORY / "examples", system.tasks, dirs_exist_ok=True)
     clock = system.tasks / "clock" / "task.yaml"
     clock.write_text(clock.read_text().replace("default: 8090", "default: 0"))
-    system.up()
+    keeper = system.up()
     for name in EXAMPLES:
         system.object(Task, name, lambda task: task.digest)
     try:
         yield system
+        assert keeper.poll() is None, f"it ended with {keeper.returncode} in the middle:\n{system.said()}"
     finally:
         system.close()
 

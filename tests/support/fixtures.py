@@ -29,5 +29,5 @@ def system(request: pytest.FixtureRequest) -> Iterator[System]:
     finally:
         said = system.said()
         if said:
-            request.node.add_report_section("call", "processes", said[-20_000:])
+            request.node.add_report_section("teardown", "processes", said[-20_000:])
         system.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from dicode.process import role
@@ -13,6 +14,7 @@ from dicode.wire.client import Wire
 from dicode.wire.frames import endpoints
 
 SWITCH = 0.001  # seconds; while the disk thread makes a round, a save must not wait the usual 5 ms for the interpreter
+GARBAGE = (20_000, 10, 50)  # what is remembered of 10,000 tasks is looked through in 20 ms, which a save would have to wait for
 
 
 def main(argv: list[str], settings: Settings) -> int:
@@ -21,6 +23,7 @@ def main(argv: list[str], settings: Settings) -> int:
 
 async def _main(context: role.Context) -> None:
     sys.setswitchinterval(SWITCH)
+    gc.set_threshold(*GARBAGE)
     wire = Wire(*endpoints(context.settings.data_dir))
     deaf = context.settings.environ.get("DICODE_TEST_DROP_HINTS") == "1"
     controller = SourceController(wire, context.settings, context.log, drop_hints=deaf)

@@ -43,7 +43,7 @@ def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles) -> 
     found = resolve_folder(read, reading.id)
     if not isinstance(found, Resolved):
         return reading._replace(known=replace(known, faulty=True), faults=found)
-    changed = _changed(known.digest, found, bundles)
+    changed = _changed(known.digest, read, found, bundles)
     try:
         bundles.put(found.digest, found.manifest, found.spec_json, read.files)
     except OSError as error:
@@ -51,12 +51,14 @@ def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles) -> 
     return reading._replace(known=replace(known, digest=found.digest, faulty=False), resolved=found, changed=changed)
 
 
-def _changed(before: str, found: Resolved, bundles: Bundles) -> tuple[str, ...]:
-    """The paths that differ between the bundle before and what was found now."""
+def _changed(before: str, read: Folder, found: Resolved, bundles: Bundles) -> tuple[str, ...]:
+    """The paths that differ between the bundle before and what was found now; all of them when there was none."""
     if before == found.digest:
         return ()
+    if not before:
+        return tuple(sorted(file.path for file in read.files))
     try:
-        old = {entry.path: entry for entry in parse_manifest(bundles.manifest(before)).entries} if before else {}
+        old = {entry.path: entry for entry in parse_manifest(bundles.manifest(before)).entries}
     except (MissingBundle, BadBundle):
         return ()
     new = {entry.path: entry for entry in parse_manifest(found.manifest).entries}
