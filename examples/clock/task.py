@@ -1,4 +1,3 @@
-import os
 import signal
 import sys
 from datetime import datetime
@@ -29,7 +28,6 @@ class Clock(BaseHTTPRequestHandler):
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    port = int(os.environ["DICODE_PARAM_PORT"])  # a daemon's params are in its environment
-    server = ThreadingHTTPServer(("127.0.0.1", port), Clock)
+    server = ThreadingHTTPServer(("127.0.0.1", params["port"]), Clock)
     print(f"listening on http://127.0.0.1:{server.server_port}/", flush=True)
     server.serve_forever()

@@ -78,19 +78,20 @@ def test_a_role_that_is_killed_under_load_loses_and_doubles_nothing(system: Syst
 def test_row_3_a_bundle_is_whole_or_not_there_when_its_writer_dies_in_the_middle(system: System, load: Load) -> None:
     up = system.up()
     load.settled()
-    dice = seeded("row 3: bundles")
-    for number in range(1, times(10) + 1):
-        write_hook(system, number, weight=1_000_000)  # some MB: reading and writing it takes a while
-        wait_for(lambda: _half_written(system) or dice.random() < 0.05, "a bundle is being written")
-        pid = system.kill(up, "source-controller")
+    bundles = system.data / "bundles"
+    for number in range(10, 10 + times(10)):  # numbers of one length: some MB, so reading and writing it takes a while
+        there = set(os.listdir(bundles))
+        pid = system.pid(up, "source-controller")
+        write_hook(system, number, weight=4_000_000)
+        until = time.monotonic() + 20
+        while set(os.listdir(bundles)) == there and time.monotonic() < until:
+            pass  # a bundle is written in some milliseconds: no time to wait in
+        os.kill(pid, signal.SIGKILL)
         system.replaced(up, "source-controller", pid)
+        system.object(Task, HOOK, lambda task: task.spec and task.spec.description == f"save {number}")
     validators.converged(system, 5 * SLACK)
     validators.store_is_sound(system)
-    wait_for(lambda: not _half_written(system), "what was left half-written is swept")
-
-
-def _half_written(system: System) -> list[Path]:
-    return list((system.data / "bundles").glob(".*"))
+    wait_for(lambda: not list(bundles.glob(".*")), "what was left half-written is swept")
 
 
 def test_row_4_a_trigger_engine_killed_at_the_edges_of_slots_fires_each_once(system: System, load: Load) -> None:

@@ -62,7 +62,7 @@ def test_deno_is_granted_what_the_task_is_granted_and_no_more(tmp_path: Path) ->
     assert [word for word in launch.argv if word.startswith("--allow")] == [
         f"--allow-read={tmp_path},/state,/root/a,,b,/etc,/run/s",
         "--allow-write=/state,/root/a,,b,/run/s",
-        "--allow-env=A,B",
+        "--allow-env=A,B,DICODE_PARAMS,DICODE_RUN_ID,DICODE_SOCKET,DICODE_TASK_ID,DICODE_TOKEN",
         "--allow-net=api.example.org:443,unix:/run/s",
         "--allow-run",
         "--allow-sys=hostname",

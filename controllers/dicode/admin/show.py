@@ -14,7 +14,7 @@ from dicode.process.logs import clean
 
 HASH = 6  # hex digits of a digest that people see
 GAP = "   "  # between two columns
-GOOD_WHEN_TRUE = frozenset({"Ready"})  # the one type that is also written while all is well; others are absent then
+NO_TROUBLE = frozenset({"Ready", "NetOpen"})  # true while all is well, or a remark; the other types say that something is not
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def _suspended(status: str, suspended: bool) -> str:
 
 def troubles(conditions: Iterable[Condition]) -> list[Condition]:
     """The conditions that say something is not as it should be."""
-    return [condition for condition in conditions if not (condition.status and condition.type in GOOD_WHEN_TRUE)]
+    return [condition for condition in conditions if not (condition.status and condition.type in NO_TROUBLE)]
 
 
 def trouble(conditions: Iterable[Condition]) -> str:

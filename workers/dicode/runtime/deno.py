@@ -7,6 +7,8 @@ from pathlib import Path
 
 from dicode.messages.task import Permissions
 
+OURS = ("DICODE_PARAMS", "DICODE_RUN_ID", "DICODE_SOCKET", "DICODE_TASK_ID", "DICODE_TOKEN")  # what shim.ts asks for
+
 
 def permission_flags(
     permissions: Permissions | None,
@@ -28,8 +30,9 @@ def permission_flags(
     if socket is not None:
         read.append(str(socket))
         write.append(str(socket))
+    names = sorted({*variables, *OURS, *(grant.name for grant in granted.env or ())})  # a granted one that is not set reads as unset
     net = granted.net
-    flags = [f"--allow-read={_joined(read)}", f"--allow-write={_joined(write)}", f"--allow-env={_joined(variables)}"]
+    flags = [f"--allow-read={_joined(read)}", f"--allow-write={_joined(write)}", f"--allow-env={_joined(names)}"]
     if net is None or "*" in net:
         flags.append("--allow-net")
     elif net or socket is not None:

@@ -87,7 +87,7 @@ async def _awaited(value: Any) -> Any:
 
 
 def _give_back(value: Any) -> None:
-    if value is _ABSENT or value is None:
+    if value is _ABSENT or value is None or not os.environ.get("DICODE_SOCKET"):  # noqa: TID251  # a daemon: nobody waits for it
         return
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)

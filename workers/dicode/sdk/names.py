@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -168,9 +169,10 @@ class Names:
         self._values = {"params": Params(params), "input": given}
 
     def ask(self) -> None:
-        """Learn params and input from dicode; without a DICODE_SOCKET (run by hand) there are none."""
-        if not os.environ.get("DICODE_SOCKET"):  # noqa: TID251  # of the task itself
-            self.begin({}, None)
+        """Learn params and input from dicode; a daemon has no DICODE_SOCKET and its params in DICODE_PARAMS."""
+        environ = os.environ  # noqa: TID251  # of the task itself
+        if not environ.get("DICODE_SOCKET"):
+            self.begin(json.loads(environ.get("DICODE_PARAMS", "{}")), None)
             return
         session = self.session()
         self._values = {"params": Params(session.call("params")), "input": session.call("input")}

@@ -67,8 +67,9 @@ function remote(prefix: string, fields: Record<string, unknown>): any {
 }
 
 const session = new Session();
-const values = await session.call("params");
-const input = await session.call("input");
+const daemon = Deno.env.get("DICODE_SOCKET") === undefined; // nobody to talk to: its params are in its environment
+const values = daemon ? JSON.parse(Deno.env.get("DICODE_PARAMS") ?? "{}") : await session.call("params");
+const input = daemon ? null : await session.call("input");
 const set = (content_type: string, content: string | Uint8Array, data?: unknown) =>
   session.call("output", { content_type, content: base64(content), ...(data === undefined ? {} : { data }) });
 const context = {
@@ -95,6 +96,6 @@ const context = {
 const task = await import(Deno.args[0]);
 if (typeof task.default === "function") {
   const value = await task.default(context);
-  if (value !== undefined && value !== null) await session.call("return", { value: JSON.stringify(value) ?? "null" });
+  if (value !== undefined && value !== null && !daemon) await session.call("return", { value: JSON.stringify(value) ?? "null" });
 }
 session.close();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Collection
@@ -10,15 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from dicode.messages.kinds import Task
-from dicode.messages.task import TaskSpec
 from dicode.process.blobs import BadBundle, Bundles, MissingBundle
 from dicode.process.settings import Settings
 from dicode.runtime import dependencies, environment
 from dicode.runtime.command import CannotStart, find_script, plan
-from dicode.spec.params import effective
+from dicode.runtime.params import params_of
 from dicode.supervisor.lifecycle import Trouble
 
 DAEMON_ID = "DICODE_DAEMON_ID"  # in the environment of a daemon and of all that comes of it: `<installation>.<start>`
@@ -53,9 +51,10 @@ class Launcher:
         task_dir = self.bundles.unpack(task.digest)
         state_dir = environment.state_folder(settings.state, task.id)
         state_dir.mkdir(mode=0o700, exist_ok=True)
+        params = params_of(spec, {}, environment.known(task_dir, settings.data_dir, settings.environ))
         built = environment.build(
             spec, settings.environ, task_id=task.id, task_dir=task_dir, state_dir=state_dir, data_dir=settings.data_dir,
-            params=_params(spec, environment.known(task_dir, settings.data_dir, settings.environ)), withheld=withheld,
+            params=params, withheld=withheld, own={"DICODE_PARAMS": json.dumps(params, ensure_ascii=False)},
         )  # fmt: skip
         if built.missing:
             raise CannotStart(f"MissingEnv: {'; '.join(built.missing)}")
@@ -70,15 +69,6 @@ class Launcher:
         is_built = python is None or python.exists()
         build = () if is_built else (sys.executable, "-P", "-m", "dicode.supervisor.dependencies", str(script), str(envs))
         return Ready(launch.argv, launch.cwd, built.variables | launch.env, build)
-
-
-def _params(spec: TaskSpec, known: dict[str, str]) -> dict[str, str]:
-    """The declared defaults, `${…}` expanded. Raises CannotStart: a daemon is given none, so a required one must have a default."""
-    expanded = tuple(replace(param, default=environment.expand(param.default, known)) if param.default else param for param in spec.params or ())
-    params = effective(replace(spec, params=expanded), {})
-    if isinstance(params, tuple):
-        raise CannotStart(f"BadParams: {'; '.join(params)}")
-    return params
 
 
 def trouble_of(digest: str, error: Exception) -> Trouble:

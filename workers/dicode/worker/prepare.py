@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-from msgspec.structs import replace
 
 from dicode.messages.kinds import Config, Run
 from dicode.messages.task import TaskSpec
@@ -19,7 +16,7 @@ from dicode.process.settings import Settings
 from dicode.process.tasklog import run_log
 from dicode.runtime import dependencies, environment
 from dicode.runtime.command import CannotStart, Launch, find_script, plan
-from dicode.spec.params import effective
+from dicode.runtime.params import params_of
 from dicode.worker import decide
 from dicode.worker.job import Job, Needs, result_in, socket_in
 
@@ -118,28 +115,6 @@ class Workshop:
         if sha256(content).hexdigest() != run.input_blob:
             raise CannotStart("BadInput: the input of this run is not what was sent: its hash differs")
         return content.decode()
-
-
-def params_of(spec: TaskSpec, given: Mapping[str, str], known: Mapping[str, str]) -> dict[str, Any]:
-    """What the task gets: numbers and booleans where it declares such, `${…}` of defaults expanded. Raises CannotStart."""
-    declared = tuple(
-        replace(param, default=environment.expand(param.default, known)) if param.default and "${" in param.default else param
-        for param in spec.params or ()
-    )
-    found = effective(replace(spec, params=declared), given)
-    if isinstance(found, tuple):
-        raise CannotStart(f"BadParams: {'; '.join(found)}")
-    types = {param.name: param.type for param in declared}
-    return {name: _typed(value, types.get(name)) for name, value in found.items()}
-
-
-def _typed(value: str, type: str | None) -> Any:
-    """`effective` has checked that it is one."""
-    if type == "boolean" and value:
-        return value == "true"
-    if type == "number" and value:
-        return int(value) if value.lstrip("+-").isdigit() else float(value)
-    return value
 
 
 def _warm(launch: Launch) -> str:
