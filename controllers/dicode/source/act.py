@@ -86,13 +86,12 @@ class Looked:
 
 
 class Beginning(NamedTuple):
-    """The root as it is found when a round begins."""
+    """The root as it is found when a round begins, or why there is none. `remote`: the filesystem, if it must be polled."""
 
     root: Root | None
-    problem: Reason | None
-    remote: str
-    lock: str
-    way: frozenset[str]
+    problem: Reason | None = None
+    remote: str = ""
+    lock: str = ""
 
 
 class LocalSource:
@@ -324,7 +323,7 @@ class LocalSource:
 
     async def _begin_round(self) -> None:
         found = await self._on_disk(self._find)
-        self._remote, self._lock, self._way = found.remote, found.lock, found.way
+        self._remote, self._lock = found.remote, found.lock
         if found.root != self._root:
             self.close()
             self._territory = Territory()
@@ -344,22 +343,21 @@ class LocalSource:
 
     def _find(self) -> Beginning:
         """On the disk thread."""
-        way = frozenset(way_to(self.spec.path))
-        self._way = way
+        self._way = frozenset(way_to(self.spec.path))
         self._watch_way()
+        path = self.spec.path
         if self.spec.type == "git":
-            return Beginning(None, ("NotImplemented", "git sources are not in this release: clone it and use the folder"), "", "", way)
+            return Beginning(None, ("NotImplemented", "git sources are not in this release: clone it and use the folder"))
         try:
-            root = find_root(self.spec.path, self.spec.root)
+            root = find_root(path, self.spec.root)
         except NotADirectoryError:
-            return Beginning(None, ("NotImplemented", f"{self.spec.path} is a file: TaskSets are not in this release"), "", "", way)
+            return Beginning(None, ("NotImplemented", f"{path} is a file: TaskSets are not in this release"))
         except OSError as error:
-            return Beginning(
-                None, ("NotFound" if isinstance(error, FileNotFoundError) else "Unreadable", f"{self.spec.path}: {error.strerror}"), "", "", way
-            )
+            reason = "NotFound" if isinstance(error, FileNotFoundError) else "Unreadable"
+            return Beginning(None, (reason, f"{path}: {error.strerror}"))
         if os.path.lexists(f"{root.path}/taskset.yaml"):
-            return Beginning(None, ("NotImplemented", f"{self.spec.path}/taskset.yaml: TaskSets are not in this release"), "", "", way)
-        return Beginning(root, None, remote_type(root.path), index_lock(root.reach), way)
+            return Beginning(None, ("NotImplemented", f"{path}/taskset.yaml: TaskSets are not in this release"))
+        return Beginning(root, None, remote_type(root.path), index_lock(root.reach))
 
     def _watch_way(self) -> None:
         """Hear when the root, or a link that leads to it, is replaced."""

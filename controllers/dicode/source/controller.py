@@ -117,19 +117,21 @@ class SourceController:
             self._sources[owner].touched(touches)
 
     def _failed(self, key: str, error: BaseException, delay: float) -> None:
-        if isinstance(error, OSError):
-            self._log.say(f"{key.rstrip(':')}: {explain(error)}; again in {delay:g} s")
-        else:
-            self._log.debug(f"{key}: {explain(error)}; again in {delay:g} s")
+        self._log.say(f"{key.removesuffix(':')}: {explain(error)}; again in {delay:g} s")
 
     # ── what we do ──
 
     async def _work(self, key: str) -> float | None:
-        if key == CONFIG:
-            return await self._look_at_config()
-        if key.startswith(REQUEST):
-            return await self._answer(key.removeprefix(REQUEST))
-        return await self._turn(key)
+        try:
+            if key == CONFIG:
+                return await self._look_at_config()
+            if key.startswith(REQUEST):
+                return await self._answer(key.removeprefix(REQUEST))
+            return await self._turn(key)
+        except (StoreAway, StoreFailed):
+            return STORE_WAIT  # the store says what is wrong with it
+        except Lost:
+            return LOST_WAIT  # our copy of what is written is old; it is made new all the time
 
     async def _turn(self, name: str) -> float | None:
         source, written = self._sources.get(name), self.mirror.get(Source, name)
@@ -138,12 +140,7 @@ class SourceController:
             return None
         if written is None or written.suspended:
             return None
-        try:
-            again = await source.step()
-        except (StoreAway, StoreFailed):
-            return STORE_WAIT  # the store says what is wrong with it
-        except Lost:
-            return LOST_WAIT  # our copy of what is written is old; it is made new all the time
+        again = await source.step()
         self._wake_syncing(name, source.rounds_done)
         return again
 
