@@ -9,6 +9,7 @@ import argparse
 import datetime
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +48,7 @@ def main() -> int:
         parser.error(f"no bench {unknown[0]!r}; there are {', '.join(BENCHES)}")
     if args.quick and args.record:
         parser.error("--record wants a full run, without --quick")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does: what was started is stopped
     machine = _machine()
     findings: list[Finding] = []
     broken = [name for name in args.names or BENCHES if not _measure(name, args.quick, findings)]

@@ -49,9 +49,12 @@ class Place(NamedTuple):
         wait_for(lambda: self.wire.hear(1.0), "a heartbeat: the subscription took")
 
     def calm(self, silence: float = 0.03) -> None:
-        """What else follows belongs to what was measured: wait until nothing is told for `silence` seconds."""
-        while self.wire.hear(silence) is not None:
-            pass
+        """What else follows belongs to what was measured: wait until no change, heartbeats apart, is told for `silence` seconds."""
+        until = time.monotonic() + silence
+        while (left := until - time.monotonic()) > 0:
+            change = self.wire.hear(left)
+            if change is not None and change.heads is None:
+                until = time.monotonic() + silence
 
 
 def write_tasks(system: System, count: int) -> None:

@@ -54,16 +54,21 @@ def _of_size(size: int, saves: int, ways: dict[str, Way]) -> Iterator[tuple[str,
 def _one(place: Place, way: Way, id: str, text: str) -> float:
     """ms from the save to the Task."""
     file = place.system.tasks / id / "task.sh"
-    before = place.system.reader().get(Task, id)
-    assert before is not None
+    task = place.system.reader().get(Task, id)
+    assert task is not None
     when = way(file, SCRIPT.format(text=text))
     heard = saved = 0.0
-    while heard <= saved:  # else what was read were a tool's temporary files: it was not done yet
-        before = place.heard(Task, lambda task: task.id == id and task.digest != before.digest)
+    while heard <= saved:  # else a tool's temporary files were read: it was not done yet
+        task = _next(place, task)
         heard = time.time()
         saved = when()
     place.calm()
     return (heard - saved) * 1000
+
+
+def _next(place: Place, task: Task) -> Task:
+    """The same task, when it has another digest."""
+    return place.heard(Task, lambda heard: heard.id == task.id and heard.digest != task.digest)
 
 
 def plain(file: Path, text: str) -> Callable[[], float]:

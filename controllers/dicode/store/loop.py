@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 
 from dicode.messages.commands import Failed
 from dicode.process import role
-from dicode.process.clock import mono, wall_ms
+from dicode.process.clock import mono, wall, wall_ms
+from dicode.store import litter
 from dicode.store.engine import Committed, Corrupt, Moment, TooNew, Unavailable
+from dicode.store.read import Unreadable
 from dicode.store.service import Asked, Service
 from dicode.store.sqlite import Sqlite, set_aside
 from dicode.wire import server
@@ -27,6 +30,8 @@ LOOK_EVERY = 5.0  # seconds between two looks at the file: is it still ours, is 
 STALL = 1.0  # seconds between two rounds of this loop, which turns four times a second
 OPEN_EVERY = 1.0  # seconds between two tries on a full disk
 TIDY_EVERY = 60.0  # seconds between two rounds of forgetting
+SWEEP_EVERY = 3600.0  # seconds between two sweeps of what lies beside the database
+SWEEP_FIRST = 300.0  # seconds after the start until the first: by then every source has been read
 TIDY_STEP = 0.05  # seconds between two steps of one round
 SETTLE = 0.005  # seconds a new subscriber gets to name all its topics before it is greeted
 
@@ -53,6 +58,8 @@ class Loop:
         self._due: dict[Callable[[], float | None], float] = {}  # chore → when; it says in how many seconds it is due again, None: never
         self._chores(self._beat, self._heartbeat, self._expire, self._look, self._tidy)
         self._due[self._tidy] += TIDY_EVERY  # everyone is starting now
+        self._sweeping: threading.Thread | None = None
+        self._due[self._sweep] = mono() + SWEEP_FIRST
         self._open()
 
     def _chores(self, *chores: Callable[[], float | None]) -> None:
@@ -175,6 +182,21 @@ class Loop:
             return TIDY_EVERY
         self._publish(changes)
         return TIDY_STEP if more else TIDY_EVERY
+
+    def _sweep(self) -> float:
+        """On a thread of its own, with a reading connection of its own: thousands of files take their time."""
+        if self._service is not None and (self._sweeping is None or not self._sweeping.is_alive()):
+            self._sweeping = threading.Thread(target=self._sweep_beside, name="sweep", daemon=True)
+            self._sweeping.start()
+        return SWEEP_EVERY
+
+    def _sweep_beside(self) -> None:
+        try:
+            removed = litter.sweep(self._context.settings, wall())
+        except (Unreadable, OSError) as error:
+            self._context.log.say(f"store: nothing was swept: {role.explain(error)}")
+        else:
+            self._context.log.debug(f"swept {removed} files that nothing refers to")
 
     def _hear(self) -> None:
         """Signals, and the end of the keeper: both mean stop."""

@@ -109,7 +109,8 @@ class Bundles:
 
     def put(self, digest: str, manifest: bytes, spec_json: bytes, files: Iterable[tuple[str, str, bytes]]) -> None:
         """Store a bundle, whole or not at all; one that is there stays. `files`: (path, kind, content) as in the manifest."""
-        if self.has(digest):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._tar(digest))  # young again: it is about to be referred to
             return
         files = list(files)
         layout = layout_of(path for path, _, _ in files)

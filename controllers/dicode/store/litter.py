@@ -1,0 +1,71 @@
+"""What nothing refers to any more, beside the database: bundles and their trees, logs and inputs of forgotten runs.
+
+Each sweep sees one moment of the database and leaves alone what is younger than GRACE: something may be written down
+about it next. Whoever stores a bundle that is there already makes it young again (process.blobs).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dicode.messages.kinds import Config, Daemon, DesiredTask, History, Run, Task
+from dicode.process.blobs import Bundles
+from dicode.process.settings import Settings
+from dicode.store.read import Reader
+
+GRACE = 3600.0  # seconds
+_RUN_LOG = re.compile(r"(?P<run>[^.]+)\.\d+\.log")
+
+
+class InUse(NamedTuple):
+    digests: set[str]
+    runs: set[str]
+    inputs: set[str]
+
+
+def in_use(reader: Reader) -> InUse:
+    """All that any object names. Raises Unreadable."""
+    kept = (reader.get(Config, "dicode.yaml") or Config()).retention_bundles
+    runs = reader.all(Run).values()
+    digests = {desired.digest for desired in reader.all(DesiredTask).values()}
+    digests |= {digest for task in reader.all(Task).values() for digest in (task.digest, task.pinned)}
+    digests |= {digest for daemon in reader.all(Daemon).values() for digest in (daemon.digest, daemon.bundle)}
+    digests |= {revision.digest for history in reader.all(History).values() for revision in history.revisions[:kept]}
+    digests |= {run.digest for run in runs if run.status in ("queued", "running")}
+    return InUse(digests, {run.id for run in runs}, {run.input_blob for run in runs})
+
+
+def sweep(settings: Settings, now: float) -> int:
+    """Remove what is neither in use nor young; gives how much that was. `now`: seconds since the epoch. Raises Unreadable, OSError."""
+    reader = Reader(settings.database)
+    try:
+        used = in_use(reader)
+    finally:
+        reader.close()
+    bundles = Bundles(settings.bundles, settings.trees)
+    removed = 0
+    for path in _old(settings.bundles, now):
+        digest = path.name.removesuffix(".tar")
+        if path.name.endswith(".tar") and digest not in used.digests:
+            bundles.remove(digest)
+            removed += 1
+    for path in _old(settings.logs, now):
+        log = _RUN_LOG.fullmatch(path.name)
+        if log is not None and log["run"] not in used.runs:
+            path.unlink(missing_ok=True)
+            removed += 1
+    for path in _old(settings.inputs, now):
+        if path.name not in used.inputs:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _old(folder: Path, now: float) -> Iterator[Path]:
+    with os.scandir(folder) as entries:
+        found = [entry.path for entry in entries if entry.is_file(follow_symlinks=False) and now - entry.stat().st_mtime > GRACE]
+    yield from map(Path, found)

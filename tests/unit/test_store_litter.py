@@ -1,0 +1,84 @@
+"""Sweeping beside the database: what is named by anything stays, what is young stays, the rest goes."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+from dicode.messages.commands import Put
+from dicode.messages.kinds import Daemon, DesiredTask, History, Kind, Revision, Run, RunTrigger, Task, kind_of
+from dicode.messages.task import TaskSpec, Trigger
+from dicode.process.blobs import Bundles
+from dicode.process.settings import Settings
+from dicode.store.engine import Moment
+from dicode.store.litter import GRACE, sweep
+from dicode.store.sqlite import Sqlite
+from dicode.wire.frames import encode
+
+NOW = 2_000_000_000.0
+OLD = NOW - GRACE - 1
+
+
+def bundle(settings: Settings, text: str) -> str:
+    """An old bundle, unpacked as well."""
+    spec, content = b'{"name":"T","trigger":{"manual":true}}', text.encode()
+    lines = f"dicode-digest/1\nspec {sha256(spec).hexdigest()}\n- {sha256(content).hexdigest()} {len(content)} task.sh\n"
+    digest = sha256(lines.encode()).hexdigest()
+    bundles = Bundles(settings.bundles, settings.trees)
+    bundles.put(digest, lines.encode(), spec, [("task.sh", "-", content)])
+    bundles.unpack(digest)
+    os.utime(settings.bundles / f"{digest}.tar", (OLD, OLD))
+    return digest
+
+
+def file(path: Path, at: float = OLD) -> Path:
+    path.write_text("x")
+    os.utime(path, (at, at))
+    return path
+
+
+def store(settings: Settings, *objects: tuple[str, Kind], runs: tuple[Run, ...] = ()) -> None:
+    at = Moment(int(NOW * 1000), 0)
+    engine = Sqlite(settings.database, at)
+    engine.begin()
+    for key, value in objects:
+        engine.objects.write((Put(kind_of(value), key, encode(value)),), at)
+    for run in runs:
+        engine.queue.enqueue(run, at)
+    engine.commit()
+    engine.close()
+
+
+def test_what_anything_names_stays_and_the_rest_goes(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "data", None)
+    settings.make()
+    names = ("desired", "task", "daemon", "history", "queued", "nobody")
+    digest = {name: bundle(settings, name) for name in names}
+    queued = Run(id="r1", task="t", digest=digest["queued"], runtime="shell", trigger=RunTrigger("manual"), input_blob="i1")
+    store(
+        settings,
+        ("s/t", DesiredTask(id="t", source="s", digest=digest["desired"])),
+        ("t", Task(id="t", source="s", digest=digest["task"], spec=TaskSpec(name="T", trigger=Trigger(manual=True)))),
+        ("t", Daemon(task="t", bundle=digest["daemon"])),
+        ("t", History(task="t", revisions=(Revision(digest["history"], "", 0, "s"),))),
+        runs=(queued,),
+    )
+    kept = [file(settings.logs / "r1.1.log"), file(settings.inputs / "i1"), file(settings.logs / "r9.1.log", NOW)]
+    gone = [file(settings.logs / "r0.2.log"), file(settings.inputs / "i0")]
+    assert sweep(settings, NOW) == 3
+    assert Bundles(settings.bundles, settings.trees).digests() == {digest[name] for name in names if name != "nobody"}
+    assert not (settings.trees / digest["nobody"]).exists()
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in gone)
+
+
+def test_a_bundle_that_is_stored_again_is_young_again(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "data", None)
+    settings.make()
+    digest = bundle(settings, "same")
+    store(settings)
+    path = settings.bundles / f"{digest}.tar"
+    os.utime(path, (1.0, 1.0))
+    Bundles(settings.bundles, settings.trees).put(digest, b"", b"", [])
+    assert path.stat().st_mtime > 1.0
+    assert sweep(settings, path.stat().st_mtime + 1) == 0
