@@ -32,7 +32,8 @@ BENCHES: dict[str, Callable[[bool], Iterator[Finding]]] = {
 }
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-TITLE = "# Results\n\nWritten by `python -m bench --record`, newest first. Times with n samples; p99 of few samples is near the worst.\n"
+LEGEND = "`ratio`: how many times better we are than the peer, by the medians, measured in the same run. `n`: samples; of few of them p99 is near the worst."
+TITLE = f"# Results\n\nWritten by `python -m bench --record`, newest first. {LEGEND}\n"
 BUSY = 0.3  # of the cores: with more load than this before we begin, figures say little
 
 
@@ -53,7 +54,7 @@ def main() -> int:
     findings: list[Finding] = []
     broken = [name for name in args.names or BENCHES if not _measure(name, args.quick, findings)]
     shown = table(findings)
-    print(f"{machine}\n\n{shown}")
+    print(f"{machine}\n{LEGEND}\n\n{shown}")
     if args.record:
         _record(machine, shown)
     return 1 if broken else 0
