@@ -84,7 +84,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _measured(row.figure, row.unit),
         " · ".join(f"{name} {_number(peer.p50)}" for name, peer in row.peers),
         " · ".join(f"{_number(better(row, peer))}×" for _, peer in row.peers),
-        {True: "ok", False: "OVER", None: ""}[kept(row)],
+        {True: "ok", False: "MISSED", None: ""}[kept(row)],
     )
 
 

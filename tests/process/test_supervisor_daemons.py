@@ -348,6 +348,7 @@ def test_files_environment_and_folder_of_a_daemon_are_exactly_these(here: Instal
     assert seen["env"] == {
         "PATH": HOST["PATH"], "LANG": "C.UTF-8", "HOME": "/nowhere", "GRANTED": "yes", "SET": "here",
         "DICODE_TASK_ID": "look", "DICODE_STATE_DIR": str(here.settings.state / "look"), "DICODE_PARAM_TWO_WORDS": "x y",
+        "DICODE_PARAMS": '{"two-words": "x y"}',
     }  # fmt: skip
     assert seen["sid"] and seen["cwd"].startswith(str(here.settings.trees))
 

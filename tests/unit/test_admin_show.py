@@ -106,8 +106,8 @@ def test_nothing_a_terminal_would_obey_reaches_it() -> None:
 def test_what_is_wrong_stands_in_the_last_column_and_what_is_well_does_not() -> None:
     well = (Condition("Ready", True, "Admitted"),)
     assert show.row(task(conditions=well), NOW, False)[-1] == ""
-    broken = (Condition("Ready", False, "BadSpec"), Condition("NetOpen", True, "NetNotSet"))
-    assert show.row(task(conditions=broken), NOW, False)[-1] == "BadSpec,NetOpen"
+    broken = (Condition("Ready", False, "BadSpec"), Condition("NetOpen", True, "NetNotSet"), Condition("DuplicateId", True, "ClaimedTwice"))
+    assert show.row(task(conditions=broken), NOW, False)[-1] == "BadSpec,DuplicateId", "an open network is a remark"
 
 
 @pytest.mark.parametrize(

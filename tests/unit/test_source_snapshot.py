@@ -340,3 +340,13 @@ def test_a_folder_whose_task_yaml_went_away_is_no_task(source: Path, bundles: Bu
     [(path, glanced)] = walked(root).found.items()
     (folder / "task.yaml").unlink()
     assert read_task(glanced, path, root, None, lambda path, inode: None, bundles).known is None
+
+
+def test_our_own_data_folder_is_no_part_of_a_source_that_it_lies_in(tmp_path: Path) -> None:
+    task(tmp_path / "mine")
+    ours = task(tmp_path / ".data" / "trees" / "d").parents[1]
+    heard: list[str] = []
+    walk = walked(find_root(str(tmp_path), apart=str(ours)), heard=heard)
+    assert ids(walk) == {"mine"} and walk.complete
+    assert str(ours) not in heard
+    assert not walked(find_root(str(tmp_path), apart=str(ours)), start=str(ours / "trees")).found

@@ -476,7 +476,7 @@ retry: {attempts: 2}
 overlap: skip
 on_failure_chain: alert
 """)
-    assert set(not_built(spec)) == {
+    assert set(not_built(spec, "python")) == {
         "permissions.run",
         "permissions.net",
         "permissions.env[C]",
@@ -485,5 +485,7 @@ on_failure_chain: alert
         "user",
         "on_failure_chain",
     }
-    assert not_built(task("retry: {attempts: 2}\non_failure_chain: ''\n")) == ()
-    assert not_built(spec_of("name: C\ntrigger: {chain: {from: a}}\n")) == ("trigger.chain",)
+    assert not {"permissions.run", "permissions.net"} & set(not_built(spec, "deno")), "deno enforces what it is told to"
+    assert not_built(task("permissions: {net: ['*']}\n"), "shell") == (), "all of the network is what it gets"
+    assert not_built(task("retry: {attempts: 2}\non_failure_chain: ''\n"), "python") == ()
+    assert not_built(spec_of("name: C\ntrigger: {chain: {from: a}}\n"), "python") == ("trigger.chain",)

@@ -18,8 +18,6 @@ trigger:
 params:
   who: World
 timeout: 60s
-permissions:
-  net: [] # no network; leave the line out for all of it
 """
 _SCRIPTS = {
     "python": (

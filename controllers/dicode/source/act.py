@@ -64,6 +64,7 @@ class Tools:
     disk: Executor  # one thread
     watcher: Watcher | None
     working_dir: str
+    data_dir: str  # without links; no part of any source
 
 
 class Waiting(NamedTuple):
@@ -349,7 +350,7 @@ class LocalSource:
         if self.spec.type == "git":
             return Beginning(None, ("NotImplemented", "git sources are not in this release: clone it and use the folder"))
         try:
-            root = find_root(path, self.spec.root)
+            root = find_root(path, self.spec.root, self._tools.data_dir)
         except NotADirectoryError:
             return Beginning(None, ("NotImplemented", f"{path} is a file: TaskSets are not in this release"))
         except OSError as error:
@@ -418,7 +419,7 @@ class LocalSource:
 
     def _still_there(self, root: Root) -> bool:
         try:
-            return find_root(self.spec.path, self.spec.root) == root
+            return find_root(self.spec.path, self.spec.root, self._tools.data_dir) == root
         except OSError:
             return False
 

@@ -64,7 +64,7 @@ class SourceController:
         disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         bundles = Bundles(self._settings.bundles, self._settings.trees)
         working_dir = os.path.realpath(os.getcwd())
-        self._tools = Tools(self.mirror, bundles, self._log, disk, self._open_watcher(loop), working_dir)
+        self._tools = Tools(self.mirror, bundles, self._log, disk, self._open_watcher(loop), working_dir, os.path.realpath(self._settings.data_dir))
         await loop.run_in_executor(disk, bundles.sweep)
         await self._configure(first=True)
         self.queue.add(CONFIG)

@@ -34,6 +34,7 @@ class Root(NamedTuple):
     device: int
     inode: int
     reach: str  # what includes may not leave, and where ignore files begin to count
+    apart: str = ""  # our own data folder, which is no part of any source, wherever it lies
 
 
 class Glance(NamedTuple):
@@ -45,14 +46,14 @@ class Glance(NamedTuple):
     newest: int
 
 
-def find_root(path: str, reach: str = "") -> Root:
+def find_root(path: str, reach: str = "", apart: str = "") -> Root:
     """Raises OSError when there is no such folder."""
     real = os.path.realpath(path, strict=True)
     found = os.stat(real)
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(20, "is no folder", path)
     os.scandir(real).close()  # may we list it?
-    return Root(real, found.st_dev, found.st_ino, os.path.realpath(reach) if reach else enclosing(real))
+    return Root(real, found.st_dev, found.st_ino, os.path.realpath(reach) if reach else enclosing(real), apart)
 
 
 def enclosing(folder: str) -> str:
@@ -117,7 +118,7 @@ class Walk:
     def _begin(self) -> None:
         self._waiting = []
         folder = self.start or self.root.path
-        if not self._leads_here(folder):
+        if not self._leads_here(folder) or _lies_in(folder, self.root.apart):
             return
         try:
             inode = os.stat(folder, follow_symlinks=False).st_ino
@@ -161,7 +162,7 @@ class Walk:
             return
         rules = _with_ignore_files(rules, folder, [name for name in IGNORE_FILES if name in files])
         for name, inode in folders.items():
-            if not rules.ignored(name, True):
+            if not rules.ignored(name, True) and f"{folder}/{name}" != self.root.apart:
                 self.on_folder(f"{folder}/{name}", inode)
                 self._waiting.append((f"{id}/{name}" if id else name, f"{folder}/{name}", rules.below(name), depth + 1))
 
@@ -172,6 +173,10 @@ class Walk:
                 self._waiting.clear()
             return
         self.found[folder] = glance(speakable(id), folder, rules, self.tasks.get(folder), self.on_folder, self._included)
+
+
+def _lies_in(folder: str, apart: str) -> bool:
+    return bool(apart) and f"{folder}/".startswith(f"{apart}/")
 
 
 def glance(

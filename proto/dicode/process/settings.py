@@ -55,6 +55,8 @@ class Settings:
     def make(self) -> None:
         """Make the folders. Raises OSError when the place is not writable."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not any(self.data_dir.iterdir()):
+            (self.data_dir / ".gitignore").write_text("*\n")  # for git, and for `dicode render` of a folder we lie in
         for folder in (self.run, self.bundles, self.trees, self.logs, self.state, self.inputs):
             folder.mkdir(mode=0o700, exist_ok=True)
 
