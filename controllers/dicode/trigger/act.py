@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+from collections.abc import Iterator
 
 from dicode.messages.commands import Append, Enqueue, Enqueued, Put, Refused
 from dicode.messages.kinds import Config, Event, Kind, Route, Run, Schedule, Task
@@ -40,6 +42,7 @@ class TriggerEngine:
         self._log = log
         self._zone = machine_zone(settings.environ)
         self._next: dict[str, int] = {}  # task → when its schedule is looked at, ms
+        self._times: list[tuple[int, str]] = []  # a heap of the same; entries that `_next` does not confirm are out of date
         self._retimed = asyncio.Event()
 
     def _changed(self, kind: type[Kind], key: str, cause: str) -> None:
@@ -104,11 +107,13 @@ class TriggerEngine:
         return None
 
     def _look_at(self, task: str, at: int) -> None:
-        if at:
-            self._next[task] = at
-        else:
+        if not at:
             self._next.pop(task, None)
-        self._retimed.set()
+        elif self._next.get(task) != at:
+            self._next[task] = at
+            heapq.heappush(self._times, (at, task))
+            if self._times[0] == (at, task):
+                self._retimed.set()
 
     # --- hooks
 
@@ -143,11 +148,18 @@ class TriggerEngine:
                 lead += drift
                 due = list(self._next)
             else:
-                due = [task for task, at in self._next.items() if at <= now]
+                due = list(self._due(now))
             for task in due:
-                del self._next[task]  # its turn sets it again
+                self._next.pop(task, None)  # its turn sets it again
                 self.queue.add(task)
-            await self._sleep(min(self._next.values(), default=now + 60_000) - now)
+            await self._sleep((self._times[0][0] if self._times else now + 60_000) - now)
+
+    def _due(self, now: int) -> Iterator[str]:
+        times = self._times
+        while times and times[0][0] <= now:
+            at, task = heapq.heappop(times)
+            if self._next.get(task) == at:
+                yield task
 
     async def _sleep(self, ms: float) -> None:
         """At most STEP, and until a schedule has moved."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -37,12 +37,12 @@ def tick(task: Task, known: Schedule | None, now: int, machine_zone: str) -> Tic
     last = known.last if known is not None and same else now
     delay = delay_of(task.id, trigger.jitter)
     base = Schedule(task=task.id, digest=task.digest, expression=expression, last=last, suspended=task.suspended)
+    if known is not None and same and last <= now < known.next:
+        return Tick((), _changed(known, replace(base, next=known.next), (), task.generation, now))  # nothing can have come yet
     try:
         slots = due(trigger, last, now, machine_zone, delay)
-        upcoming = known.next if known is not None and same and known.next > now and slots.cursor == last else 0
-        if not upcoming:
-            following = next_fire(trigger, max(slots.cursor, now - delay), machine_zone)
-            upcoming = 0 if following is None else following + delay
+        following = next_fire(trigger, max(slots.cursor, now - delay), machine_zone)
+        upcoming = 0 if following is None else following + delay
     except BadCron as error:
         broken = (Condition("Failed", True, "BadSchedule", f"{error}; the task is not fired"),)
         return Tick((), _changed(known, base, broken, task.generation, now))
@@ -175,7 +175,7 @@ def route_of(task: Task, known: Route | None, hook: Hook | Condition, bound: Bou
 # --- ready
 
 
-def all_admitted(config: Config | None, sources: dict[str, Source], desired: list[DesiredTask], tasks: Callable[[str], Task | None]) -> bool:
+def all_admitted(config: Config | None, sources: dict[str, Source], desired: Iterable[DesiredTask], tasks: Callable[[str], Task | None]) -> bool:
     """Every source was read, or found unavailable, and what was read is registered or carries the reason why not."""
     if config is None or any(source.status == "pending" for source in sources.values()):
         return False

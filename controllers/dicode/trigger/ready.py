@@ -84,5 +84,5 @@ def _present(claims: Mirror, engine: Mirror, before: set[str], lock: Path) -> bo
 
 def _admitted(claims: Mirror, engine: Mirror) -> bool:
     sources = dict(claims.all(Source))
-    desired = [claim for _, claim in claims.all(DesiredTask)]
+    desired = (claim for _, claim in reversed(list(claims.all(DesiredTask))))  # the newest first: they are the ones to wait for
     return all_admitted(engine.get(Config, "dicode.yaml"), sources, desired, lambda id: engine.get(Task, id))

@@ -30,6 +30,7 @@ from dicode.wire.frames import (
 R = TypeVar("R", bound=Reply)
 Ops = tuple[Put | Delete | Append, ...]
 Unsent = tuple[Ops, "asyncio.Future[Written | Conflict]"]
+IN_FLIGHT = 2  # one is committed while the next is on its way
 FITTING = 512 * 1024  # bytes of bodies in one command; a frame holds twice that
 
 
@@ -60,6 +61,7 @@ class Wire:
         self._prefix = os.urandom(8)
         self._count = itertools.count()
         self._unsent: list[Unsent] = []
+        self._in_flight = 0  # commands that carry writes
         self._sending: set[asyncio.Task[None]] = set()
         self._reader = asyncio.create_task(self._read(), name="wire replies")
         self.malformed = 0
@@ -117,11 +119,23 @@ class Wire:
         return await future
 
     def _send_off(self) -> None:
+        """Under load writes gather while IN_FLIGHT others are on their way; an idle wire sends at once."""
+        if self._in_flight >= IN_FLIGHT:
+            return
         unsent, self._unsent = self._unsent, []
         for some in _fitting(unsent):
+            self._in_flight += 1
             self._spawn(self._write_all(some))
 
     async def _write_all(self, some: list[Unsent]) -> None:
+        try:
+            await self._write_some(some)
+        finally:
+            self._in_flight -= 1
+            if self._unsent:
+                self._send_off()
+
+    async def _write_some(self, some: list[Unsent]) -> None:
         try:
             answer = await self.ask(WriteAll(writes=tuple(ops for ops, _ in some)), WroteAll)
         except (StoreAway, StoreFailed, TypeError) as error:
