@@ -26,6 +26,7 @@ from dicode.wire.frames import HEARTBEAT, encode, endpoints
 SILENCE = 0.3  # seconds without a command after which a stopping store may go
 STOP_WITHIN = 4.5  # seconds; half a second after everyone else
 EXPIRE_EVERY = 0.25  # seconds
+EXPIRE_IDLE = 1.0  # seconds, while nobody holds a run: well below a lease
 LOOK_EVERY = 5.0  # seconds between two looks at the file: is it still ours, is its log too long
 STALL = 1.0  # seconds between two rounds of this loop, which turns four times a second
 OPEN_EVERY = 1.0  # seconds between two tries on a full disk
@@ -162,7 +163,7 @@ class Loop:
                 self._publish(self._service.expire(self._listened))
             except Unavailable as error:
                 self._say_trouble(str(error))
-        return EXPIRE_EVERY
+        return EXPIRE_EVERY if self._engine is not None and self._engine.queue.leased() else EXPIRE_IDLE
 
     def _look(self) -> float:
         if self._engine is not None:

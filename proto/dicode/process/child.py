@@ -182,13 +182,15 @@ def family(
     """Who came of a program: all in the session that `leader` leads, all that carry `mark` in their environment, who is `known`, and all below these.
 
     Pure: `carries(pid, mark)` looks. We and our ancestors are never of it. A session keeps its leader's number from
-    being given again, so if another process has it, there is no such session any more.
+    being given again, so if another process has it, there is no such session any more. Nobody came of a program who was
+    there before its leader: their environments need no look.
     """
+    first = leader.start_time if leader is not None else 0.0
     if leader is not None and leader.pid in processes and processes[leader.pid].start_time != leader.start_time:
         leader = None
     found = {pid for pid, seen in processes.items() if leader is not None and leader.pid in (pid, seen.session)}
     found.update(pid for pid in known if pid in processes)
-    found.update(pid for pid, seen in processes.items() if pid not in found and not seen.dead and carries(pid, mark))
+    found.update(pid for pid, seen in processes.items() if pid not in found and not seen.dead and seen.start_time >= first and carries(pid, mark))
     children: dict[int, list[int]] = {}
     for seen in processes.values():
         children.setdefault(seen.parent, []).append(seen.pid)

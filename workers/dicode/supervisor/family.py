@@ -58,7 +58,11 @@ async def ask_to_go(child: Child, daemon: Daemon, records: Records) -> None:
 
 
 def _away(daemon: Daemon, records: Records) -> list[int]:
-    found = relatives(daemon) | set(records.holders(daemon.task))
+    found = relatives(daemon)
+    try:
+        os.close(records.take(daemon.task))  # most have gone by now; else it is worth the look at every open file of the machine
+    except StillHeld:
+        found.update(records.holders(daemon.task))
     return [pid for pid in found if _group(pid) not in (0, daemon.pid)]
 
 
