@@ -15,7 +15,7 @@ from dicode.runtime.dependencies import needs_of
 
 def planned(folder: Path, runtime: Runtime, *, permissions: Permissions | None = None, **more: Any) -> Launch:
     spec = TaskSpec(name="t", trigger=Trigger(manual=True), permissions=permissions)
-    places = {"state_dir": Path("/state"), "data_dir": Path("/data"), "host": {"PATH": "/usr/bin:/bin", "HOME": "/root"}}
+    places = {"state_dir": Path("/state"), "data_dir": Path("/data"), "host": {"PATH": "/usr/bin:/bin", "HOME": "/srv"}}
     return plan(spec, runtime, folder, **{**places, **more})  # type: ignore[arg-type]
 
 
@@ -60,8 +60,8 @@ def test_deno_is_granted_what_the_task_is_granted_and_no_more(tmp_path: Path) ->
     )
     launch = planned(tmp_path, "deno", permissions=grants, variables={"A": "1", "B": "2"}, socket=Path("/run/s"))
     assert [word for word in launch.argv if word.startswith("--allow")] == [
-        f"--allow-read={tmp_path},/state,/root/a,,b,/etc,/run/s",
-        "--allow-write=/state,/root/a,,b,/run/s",
+        f"--allow-read={tmp_path},/state,/srv/a,,b,/etc,/run/s",
+        "--allow-write=/state,/srv/a,,b,/run/s",
         "--allow-env=A,B,DICODE_PARAMS,DICODE_RUN_ID,DICODE_SOCKET,DICODE_TASK_ID,DICODE_TOKEN",
         "--allow-net=api.example.org:443,unix:/run/s",
         "--allow-run",
