@@ -235,10 +235,11 @@ def test_a_killed_daemon_is_back_at_once(here: Installation) -> None:
     assert (new.restarts, new.failures, new.exit) == (1, 1, "killed by SIGKILL")
 
 
-def test_a_killed_supervisor_finds_the_same_process_and_no_line_is_lost(here: Installation) -> None:
+def test_a_killed_supervisor_finds_the_same_process_and_loses_at_most_what_it_had_in_hand(here: Installation) -> None:
     here.task("counter", COUNTS, name="task.py")
     pid = here.running("counter").pid
-    for _ in range(5):
+    kills = 5
+    for _ in range(kills):
         here.kill("supervisor")
         printed = len(here.lines("counter"))
         until(lambda: len(here.lines("counter")) > printed, "the new supervisor reads on")
@@ -246,7 +247,9 @@ def test_a_killed_supervisor_finds_the_same_process_and_no_line_is_lost(here: In
     assert (daemon.pid, daemon.restarts) == (pid, 0)
     assert [each for each in pids() if b"DICODE_TASK_ID=counter\0" in environ(each)] == [pid]
     numbers = [int(line) for line in here.lines("counter")]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers == sorted(set(numbers)), "nothing is told twice, or out of order"
+    gaps = [after - before - 1 for before, after in zip(numbers, numbers[1:], strict=False) if after != before + 1]
+    assert len(gaps) <= kills and all(gap < 50 for gap in gaps), "a chunk between read() and write() is all that dies with it"
 
 
 def test_an_exit_while_the_supervisor_is_dead_is_told_by_the_keeper(here: Installation) -> None:

@@ -19,7 +19,7 @@ from dicode.messages.commands import Claim, Claimed, Finish, Finished, Found, Ge
 from dicode.messages.kinds import Config, Kind, Result, Run, RunStatus, Task
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.process.blobs import Bundles
-from dicode.process.clock import mono
+from dicode.process.clock import mono, wall_ms
 from dicode.process.mirror import put
 from dicode.process.settings import Settings
 from dicode.wire.blocking import BlockingWire
@@ -100,7 +100,7 @@ class Desk:
         self.wire.ask(Write(ops=tuple(put(value, key) for value, key in values)), Written)
 
     def configure(self, listen: str = "127.0.0.1:0") -> None:
-        self.write((Config(hooks_listen=listen), "dicode.yaml"))
+        self.write((Config(hooks_listen=listen, epoch=str(wall_ms())), "dicode.yaml"))
 
     def bundle(self, files: Mapping[str, bytes]) -> str:
         """The digest of a bundle of these files, which is there from now on."""

@@ -48,7 +48,7 @@ class SourceController:
         self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=WIDTH)
         self._settings = settings
         self._log = log
-        self._epoch = os.urandom(8).hex()
+        self._epoch = str(wall_ms())
         self._ids: dict[str, set[str]] = {}  # source → ids that are written
         self._sources: dict[str, LocalSource] = {}
         self._syncing: dict[str, tuple[str, int]] = {}  # token of a request → source, the round it waits for
@@ -170,8 +170,9 @@ class SourceController:
         read = await loop.run_in_executor(self._tools.disk, self._configuration.read, present)
         for line in read.lines:
             self._log.say(line)
-        if read.config != present:
-            await self.mirror.write(put(read.config, CONFIG_KEY, self.mirror.rev(Config, CONFIG_KEY)))
+        config = msgspec.structs.replace(read.config, epoch=self._epoch)
+        if config != present:
+            await self.mirror.write(put(config, CONFIG_KEY, self.mirror.rev(Config, CONFIG_KEY)))
         await self._align(renew=first)
 
     def _watch_config(self) -> None:

@@ -59,6 +59,7 @@ class Config(Kind, frozen=True, kw_only=True, tag="Config"):
     retention_bundles: int = 20
     default_timeout: int | None = None
     default_on_failure_chain: str | None = None
+    epoch: str = ""  # of the source-controller's start that wrote it, as in Source
     withheld_env: tuple[str, ...] = ()  # variables named by a `*_env` key: never given to tasks
     conditions: tuple[Condition, ...] = ()
 
@@ -82,7 +83,7 @@ class Source(Kind, frozen=True, kw_only=True, tag="Source"):
     tasks: int = 0
     suspended: bool = False
     read_at: int = 0
-    epoch: str = ""  # of the source-controller's start that wrote it: `ready` waits for the present one
+    epoch: str = ""  # when the source-controller that wrote it was started, ms: `ready` waits for the present one
     conditions: tuple[Condition, ...] = ()
 
 
