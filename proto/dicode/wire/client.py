@@ -174,6 +174,7 @@ class Wire:
         return Ear(self._context, self._changes, kinds)
 
     def close(self) -> None:
+        self._unsent.clear()  # or the end of what is on its way would send the rest into closed sockets
         for task in (self._reader, *self._sending):
             task.cancel()
         if self._patrol is not None:
