@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicode.messages.kinds import Config, ConfigSource
+from dicode.messages.kinds import Config, ConfigSource, Credential, Relay
 from dicode.spec.config import BadConfig, ParsedConfig, data_dir_of, default_name, parse_config
 
 
@@ -92,11 +92,13 @@ def test_a_whole_config_with_paths_made_absolute() -> None:
         default_timeout=30_000,
         default_on_failure_chain="alert",
         withheld_env=("CRED_TOKEN", "DICODE_RELAY_TOKEN", "GITHUB_TOKEN", "GITHUB_WEBHOOK_SECRET", "OTHER_TOKEN"),
+        credentials=(Credential(match="https://github.com/acme/", token_env="CRED_TOKEN"),),
+        relay=Relay(url="https://relay.example.org", name="home", token_env="DICODE_RELAY_TOKEN"),
     )
 
 
 def test_what_is_accepted_without_effect_is_named() -> None:
-    assert parse(WHOLE).not_built[:2] == ("relay", "credentials")
+    assert parse(WHOLE).not_built == ("relay",)
     assert "store: postgresql" in parse("store: postgresql://u@h/db\n").not_built
     assert parse("store: sqlite\n").not_built == ()
 

@@ -46,6 +46,23 @@ class ConfigSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     webhook_secret_env: str = ""
 
 
+class Credential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of `credentials:`: how every URL that begins with `match` is reached. Secrets are named, never held."""
+
+    match: str
+    token_env: str = ""
+    ssh_key: str = ""
+    known_hosts: str = ""
+
+
+class Relay(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`relay:`: the public machine that forwards hooks to this one."""
+
+    url: str
+    name: str
+    token_env: str = ""
+
+
 class Config(Kind, frozen=True, kw_only=True, tag="Config"):
     """dicode.yaml as it is applied now. Key `dicode.yaml`. Writer: source-controller."""
 
@@ -61,7 +78,25 @@ class Config(Kind, frozen=True, kw_only=True, tag="Config"):
     default_on_failure_chain: str | None = None
     epoch: str = ""  # of the source-controller's start that wrote it, as in Source
     withheld_env: tuple[str, ...] = ()  # variables named by a `*_env` key: never given to tasks
+    credentials: tuple[Credential, ...] = ()
+    relay: Relay | None = None
     conditions: tuple[Condition, ...] = ()
+
+
+class Commit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A git commit. `author` as `Name <mail>`; `at`: its committer time; `subject`: its first line."""
+
+    id: str
+    author: str = ""
+    at: int = 0
+    subject: str = ""
+
+
+class Resolution(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a source was made of from `at` on: repository (URL and ref; "" for the source's own) → commit."""
+
+    at: int
+    revisions: dict[str, str] = {}
 
 
 class Source(Kind, frozen=True, kw_only=True, tag="Source"):
@@ -70,6 +105,8 @@ class Source(Kind, frozen=True, kw_only=True, tag="Source"):
     `status`: `ok` (read whole), `stale` (the last good reading is served), `unavailable` (never read),
     `pending` (not read yet since the controller started), `held` (a prune waits for confirmation).
     `order` is the place in dicode.yaml: it decides who keeps a contested id.
+    `revision` is the commit of its own tree, "" for a folder. `dev`: the absolute path of the working copy it is read
+    from, or `branch:NAME`; "" outside of dev mode. `resolutions`: the last few, newest first.
     """
 
     name: str
@@ -84,6 +121,9 @@ class Source(Kind, frozen=True, kw_only=True, tag="Source"):
     suspended: bool = False
     read_at: int = 0
     epoch: str = ""  # when the source-controller that wrote it was started, ms: `ready` waits for the present one
+    commit: Commit | None = None
+    synced_at: int = 0  # when the remote was last reached
+    resolutions: tuple[Resolution, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
 
@@ -106,6 +146,7 @@ class DesiredTask(Kind, frozen=True, kw_only=True, tag="DesiredTask"):
     seen_at: float = 0.0  # of the file event that led here, seconds since the epoch with fraction
     cause: str = ""
     order: int = 0  # of the source
+    set_dir: str = ""  # TASK_SET_DIR: the folder of the root TaskSet on this machine; "" outside of TaskSets
 
 
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -146,6 +187,7 @@ class Task(Kind, frozen=True, kw_only=True, tag="Task"):
     registered_at: int = 0
     restart_token: str = ""  # of the last `restart` request; the supervisor carries it out once
     cause: str = ""
+    set_dir: str = ""  # as in DesiredTask
 
 
 class Schedule(Kind, frozen=True, kw_only=True, tag="Schedule"):
@@ -264,6 +306,7 @@ class Run(Kind, frozen=True, kw_only=True, tag="Run"):
     error: str = ""
     cancel: bool = False
     cause: str = ""
+    set_dir: str = ""  # as in DesiredTask, when it was enqueued
 
 
 class Worker(Kind, frozen=True, kw_only=True, tag="Worker"):
@@ -334,7 +377,8 @@ class Request(Kind, frozen=True, kw_only=True, tag="Request"):
     """Something a person asks for. Key: token. Appended by anyone, answered once by the target's owner.
 
     Verbs and owners: `source.add`, `source.remove`, `source.sync`, `source.confirm`, `source.suspend`,
-    `source.resume` → source-controller; `task.suspend`, `task.resume`, `task.restart` → reconciler;
+    `source.resume`, `source.dev` (args `local_path`, `branch` or `disable: true`), `source.plan` (args `branch`,
+    `local_path` or none; the answer's message is JSON) → source-controller; `task.suspend`, `task.resume`, `task.restart` → reconciler;
     `daemon.figures` (the answer's message is JSON) → supervisor.
     """
 

@@ -11,6 +11,8 @@ import msgspec
 
 from dicode.messages.fault import Fault
 from dicode.messages.kinds import Config, ConfigSource
+from dicode.messages.kinds import Credential as Access
+from dicode.messages.kinds import Relay as RelayHome
 from dicode.messages.task import Millis, TaskCall
 from dicode.spec import names, yaml
 from dicode.spec.fields import BAD, At, Faults, Schema, text
@@ -231,10 +233,10 @@ def parse_config(data: bytes, file: str, *, base_dir: str, home: str) -> ParsedC
     _check_names(root, sources, faults)
     if faults:
         return ParsedConfig(None, faults.sorted())
-    return ParsedConfig(_config(written, sources, file), (), tuple(_not_built(written, sources)))
+    return ParsedConfig(_config(written, sources, file, base_dir, home), (), tuple(_not_built(written)))
 
 
-def _config(written: ConfigFile, sources: tuple[ConfigSource, ...], file: str) -> Config:
+def _config(written: ConfigFile, sources: tuple[ConfigSource, ...], file: str, base_dir: str, home: str) -> Config:
     defaults, execution, retention = written.defaults or Defaults(), written.execution or Execution(), written.retention or Retention()
     standard = Config()
     return Config(
@@ -249,7 +251,14 @@ def _config(written: ConfigFile, sources: tuple[ConfigSource, ...], file: str) -
         default_timeout=defaults.timeout,
         default_on_failure_chain=defaults.on_failure_chain.task if defaults.on_failure_chain else None,
         withheld_env=tuple(sorted(set(_withheld(written)))),
+        credentials=tuple(_credential(each, base_dir, home) for each in written.credentials or ()),
+        relay=RelayHome(url=written.relay.url.rstrip("/"), name=written.relay.name, token_env=written.relay.token_env) if written.relay else None,
     )
+
+
+def _credential(written: Credential, base_dir: str, home: str) -> Access:
+    way = _auth(Auth(token_env=written.token_env, ssh_key=written.ssh_key, known_hosts=written.known_hosts), base_dir, home)
+    return Access(match=written.match, **(way or {}))
 
 
 def _or(written: int | None, standard: int) -> int:
@@ -332,13 +341,8 @@ def _withheld(written: ConfigFile) -> Iterator[str]:
             yield holder.token_env
 
 
-def _not_built(written: ConfigFile, sources: tuple[ConfigSource, ...]) -> Iterator[str]:
+def _not_built(written: ConfigFile) -> Iterator[str]:
     if written.store not in (None, "sqlite"):
         yield "store: postgresql"
     if written.relay is not None:
         yield "relay"
-    if written.credentials:
-        yield "credentials"
-    for source in sources:
-        if source.type == "git":
-            yield f"sources[{source.name}]: type git"
