@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test check lint bench soak format clean
+.PHONY: run test check lint coverage bench soak format clean
 
 run: $(STAMP)                      ## start everything on examples/ (Ctrl-C stops it)
 	@$(BIN)/dicode up
@@ -20,6 +20,12 @@ lint: $(STAMP)                     ## format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+coverage: $(STAMP)                 ## the tests once more, and which lines they reached in all processes
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 bench: $(STAMP)                    ## the budgets of the design, measured
 	$(BIN)/python -m bench
