@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from dicode.messages.commands import Claim, Claimed, Finish, Finished, Found, Get, List, Listing, Ping, Pong, Write, Written
+from dicode.messages.commands import Claim, Claimed, Delete, Finish, Finished, Found, Get, List, Listing, Ping, Pong, Write, Written
 from dicode.messages.kinds import Config, Kind, Result, Run, RunStatus, Task
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.process.blobs import Bundles
@@ -98,6 +98,9 @@ class Desk:
 
     def write(self, *values: tuple[Kind, str]) -> None:
         self.wire.ask(Write(ops=tuple(put(value, key) for value, key in values)), Written)
+
+    def delete(self, kind: str, key: str) -> None:
+        self.wire.ask(Write(ops=(Delete(kind, key),)), Written)
 
     def configure(self, listen: str = "127.0.0.1:0") -> None:
         self.write((Config(hooks_listen=listen, epoch=str(wall_ms())), "dicode.yaml"))

@@ -8,7 +8,7 @@ import heapq
 from collections.abc import Iterator
 
 from dicode.messages.commands import Append, Enqueue, Enqueued, Put, Refused
-from dicode.messages.kinds import Config, Event, Kind, Route, Run, Schedule, Task
+from dicode.messages.kinds import Condition, Config, Event, Kind, Route, Run, Schedule, Source, Task
 from dicode.process.clock import mono, wall_ms
 from dicode.process.logs import Log
 from dicode.process.mirror import Mirror, append, delete, put
@@ -18,10 +18,12 @@ from dicode.process.settings import Settings
 from dicode.process.zone import machine_zone
 from dicode.spec.template import Expanded, expand
 from dicode.trigger.decide import ROLE, Bound, Hook, hook_of, route_of, tick
+from dicode.trigger.push import PUSHES, route_of_pushes, secret_of
+from dicode.trigger.relaying import RELAYS
 from dicode.trigger.state import Hooks
 from dicode.wire.client import Wire
 
-KINDS: tuple[type[Kind], ...] = (Task, Schedule, Route, Config)
+KINDS: tuple[type[Kind], ...] = (Task, Schedule, Route, Config, Source)
 STEP = 1.0  # seconds; the wall clock is looked at again at least so often: it may have been set, or the machine slept
 STEPPED = 1_000  # ms the wall clock may drift from the monotonic one before every schedule is looked at again
 FULL_AGAIN = 1.0  # seconds until a slot the queue had no room for is tried again
@@ -36,6 +38,7 @@ class TriggerEngine:
         self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=128)
         self.hooks = Hooks()
         self.configured = asyncio.Event()  # the Config is another than before
+        self.relay_configured = asyncio.Event()  # the same, for who follows `relay:`
         self._bound = Bound()
         self._wire = wire
         self._settings = settings
@@ -48,10 +51,20 @@ class TriggerEngine:
     def _changed(self, kind: type[Kind], key: str, cause: str) -> None:
         if kind is Config:
             self.configured.set()
+            self.relay_configured.set()
             return
         if kind is Task:
             self._serve(key)  # at once: a route is never missing while its task is updated
-        self.queue.add(key)
+            if not self._ours(key):
+                return
+        if not key.startswith(RELAYS):
+            self.queue.add(PUSHES + key if kind is Source else key)
+
+    def _ours(self, key: str) -> bool:
+        """Has this task a schedule or a route, or is it to have one? Most tasks of a big installation have none."""
+        task = self.mirror.get(Task, key)
+        wanted = task is not None and task.spec is not None and task.spec.trigger.type in ("cron", "webhook")
+        return wanted or key in self._next or bool(self.mirror.rev(Schedule, key) or self.mirror.rev(Route, key))
 
     def _failed(self, key: str, error: BaseException, delay: float) -> None:
         self._log.debug(f"{key}: {explain(error)}; again in {delay:g} s")
@@ -62,11 +75,15 @@ class TriggerEngine:
         for key, _ in self.mirror.all(Task):
             self._serve(key)
         for key, _ in self.mirror.all(Route):
-            self.queue.add(key)
+            if not key.startswith(RELAYS):
+                self.queue.add(key)
 
     # --- one task
 
     async def _work(self, key: str) -> float | None:
+        if key.startswith(PUSHES):
+            await self._route_pushes(key)
+            return None
         task = self.mirror.get(Task, key)
         kind = task.spec.trigger.type if task is not None and task.spec is not None else ""
         if kind != "cron":
@@ -135,6 +152,22 @@ class TriggerEngine:
         route = route_of(task, known, hook_of(task, self._bound, self._expanded), self._bound, wall_ms())
         if route != known:
             await self.mirror.write(put(route, task.id, self.mirror.rev(Route, task.id), task.cause))
+
+    async def _route_pushes(self, key: str) -> None:
+        """Of one source: what people should know of its push hook."""
+        source = self.mirror.get(Source, key.removeprefix(PUSHES))
+        secret = secret_of(source, self._settings.environ) if source is not None else None
+        if source is None or secret is None:
+            await self._delete(Route, key)
+            return
+        known = self.mirror.get(Route, key)
+        why_not = secret if isinstance(secret, Condition) else None
+        route = route_of_pushes(source, known, why_not, self._bound, wall_ms())
+        if route == known:
+            return
+        await self.mirror.write(put(route, key, self.mirror.rev(Route, key)))
+        if why_not is not None and (known is None or why_not.message not in (each.message for each in known.conditions)):
+            self._log.say(f"source/{source.name}: {why_not.message}")
 
     # --- time
 

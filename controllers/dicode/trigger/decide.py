@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -175,16 +175,15 @@ def route_of(task: Task, known: Route | None, hook: Hook | Condition, bound: Bou
 # --- ready
 
 
-def all_admitted(config: Config | None, sources: dict[str, Source], desired: Iterable[DesiredTask], tasks: Callable[[str], Task | None]) -> bool:
-    """Every source was read, or found unavailable, and what was read is registered or carries the reason why not."""
+def all_read(config: Config | None, sources: dict[str, Source]) -> bool:
+    """Was every source read, or found unavailable?"""
     if config is None or any(source.status == "pending" for source in sources.values()):
         return False
-    if not {source.name for source in config.sources} <= sources.keys():
-        return False
-    return all(_settled(claim, tasks(claim.id)) for claim in desired)
+    return {source.name for source in config.sources} <= sources.keys()
 
 
-def _settled(claim: DesiredTask, task: Task | None) -> bool:
+def settled(claim: DesiredTask, task: Task | None) -> bool:
+    """Is what this source says registered, or does the task carry the reason why not?"""
     if task is None:
         return False
     if claim.digest and task.digest == claim.digest:

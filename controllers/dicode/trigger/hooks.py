@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dicode.messages.commands import Enqueue as EnqueueCommand
 from dicode.messages.commands import Enqueued, Put, Refused, Write, Written
 from dicode.messages.kinds import Delivery, Run
 from dicode.process.blobs import BadBundle, Bundles, MissingBundle
+from dicode.process.bodies import Crowded, Gone, Receive, Room, Send
 from dicode.process.clock import wall_ms
+from dicode.process.http import remote_of
 from dicode.process.logs import Log
 from dicode.process.mirror import Mirror
 from dicode.process.role import explain
@@ -26,6 +27,9 @@ from dicode.spec.params import effective
 from dicode.trigger import webhook
 from dicode.trigger.decide import Hook, webhook_run
 from dicode.trigger.page import SCRIPT, TYPES, asset_type, with_script
+from dicode.trigger.push import PATH
+from dicode.trigger.pushes import Pushes
+from dicode.trigger.request import RELAYED, Request, is_plain
 from dicode.trigger.runs import RunWatch
 from dicode.trigger.state import Hooks
 from dicode.trigger.webhook import NOT_FOUND, Answer, Call, Malformed, problem
@@ -35,30 +39,6 @@ from dicode.wire.frames import StoreAway, StoreFailed, encode
 WAIT = 30.0  # seconds a caller waits for its run; SPEC 7
 STORE_WITHIN = 5.0  # seconds the store may take to accept a run
 START_WITHIN = 5.0  # seconds a call waits for us to have heard of the tasks, right after a start
-DRAIN_MAX = 4 * webhook.BODY_MAX  # bytes read and dropped of a body that is too big, so that its sender hears why
-
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-
-
-class Gone(Exception):
-    """The caller hung up."""
-
-
-class Request(NamedTuple):
-    """The parts of a request that decide."""
-
-    method: str
-    path: str
-    query: bytes
-    headers: list[tuple[bytes, bytes]]
-    remote: str
-
-    def header(self, wanted: bytes) -> bytes:
-        return next((value for name, value in self.headers if name == wanted), b"")
-
-    def all(self, wanted: bytes) -> list[bytes]:
-        return [value for name, value in self.headers if name == wanted]
 
 
 class HookApp:
@@ -74,16 +54,20 @@ class HookApp:
         self._inputs = settings.inputs
         self._bundles = Bundles(settings.bundles, settings.trees)
         self._log = log
+        self._room = Room()
+        self._pushes = Pushes(wire, mirror, settings.environ, self._remember)
         self._writing: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], (scope["client"] or ("",))[0])
+        request = Request(scope["method"], scope["path"], scope["query_string"], scope["headers"], remote_of(scope), RELAYED in scope)
         try:
             answer = await self._answer(request, receive)
         except Gone:
             return
         except (StoreAway, StoreFailed) as error:
             answer = problem(503, f"the store cannot take it now: {error}", retry_after=1)
+        except Crowded:
+            answer = problem(503, "too many big bodies at once", retry_after=1, headers=((b"connection", b"close"),))
         except Exception as error:
             self._log.say(f"hook {request.path}: {explain(error)}")
             answer = problem(500, "internal error")
@@ -92,13 +76,19 @@ class HookApp:
     async def _answer(self, request: Request, receive: Receive) -> Answer:
         if request.header(b"content-encoding") not in (b"", b"identity"):
             return problem(415, "send the body as it is, without Content-Encoding")
+        if request.relayed and not request.path.startswith("/hooks/"):
+            return NOT_FOUND
         if request.path == "/dicode.js" and request.method in ("GET", "HEAD"):
             return Answer(200, SCRIPT, TYPES[".js"])
         if not self.known.is_set():
             await self._wait_for_table()
-        found = self._hooks.find(request.path) if _plain(request.path) else None
-        if found is None:
+        if not is_plain(request.path):
             return NOT_FOUND
+        if f"{request.path}/".startswith(PATH):
+            return await self._pushes.answer(request, lambda: self._room.read_body(request.headers, receive))
+        found = self._hooks.find(request.path)
+        if found is None or (request.relayed and found.hook.same_site):
+            return NOT_FOUND  # relayed: a hook that is open because only this machine reaches it is not open to the world
         hook, below = found
         if request.method in ("GET", "HEAD"):
             page = await self._page(hook, below)
@@ -108,7 +98,7 @@ class HookApp:
             return problem(
                 405, f"this hook answers {', '.join(sorted(hook.methods))}", headers=((b"allow", ", ".join(sorted(hook.methods)).encode()),)
             )
-        body = await _read_body(request, receive)
+        body = await self._room.read_body(request.headers, receive)
         if body is None:
             return problem(413, f"a body has at most {webhook.BODY_MAX} bytes")
         if not _allowed(hook, request, body):
@@ -208,12 +198,6 @@ def _read_page(bundles: Bundles, hook: Hook, below: str) -> Answer | None:
     return Answer(200, path.read_bytes(), type, ((b"cache-control", b"no-cache"), (b"x-content-type-options", b"nosniff")))
 
 
-def _plain(path: str) -> bool:
-    """A path that means what it says: no dot segments, no empty ones, nothing a file system or a log would take otherwise."""
-    segments = path.removeprefix("/").removesuffix("/").split("/")
-    return path.isprintable() and "\\" not in path and all(segment not in ("", ".", "..") for segment in segments)
-
-
 def _allowed(hook: Hook, request: Request, body: bytes) -> bool:
     if hook.secret is not None:
         return webhook.signed(hook.secret, body, request.all(b"x-hub-signature-256"))
@@ -224,28 +208,6 @@ def _from_here(request: Request) -> bool:
     """Not sent by a page of another site: programs send no Origin, our own page sends that of this listener."""
     origin = request.header(b"origin")
     return not origin or origin.partition(b"://")[2] == request.header(b"host")
-
-
-async def _read_body(request: Request, receive: Receive) -> bytes | None:
-    """The whole body; None when it is too big (then it has been read and dropped, up to DRAIN_MAX). Raises Gone."""
-    declared = request.header(b"content-length")
-    if declared and int(declared) > DRAIN_MAX:
-        return None
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        size += len(message["body"])
-        if size <= webhook.BODY_MAX:
-            parts.append(message["body"])
-        else:
-            parts.clear()
-        if not message["more_body"]:
-            return b"".join(parts) if size <= webhook.BODY_MAX else None
-        if size > DRAIN_MAX:
-            return None
 
 
 async def _send(send: Send, answer: Answer) -> None:

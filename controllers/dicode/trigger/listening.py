@@ -9,10 +9,10 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from dicode.process.http import Address, Server, address_of, bind, parse_address, suits
 from dicode.process.logs import Log
 from dicode.process.role import Keeper
 from dicode.trigger.decide import Bound
-from dicode.trigger.http import Address, Server, address_of, bind, parse_address, suits
 
 NAME = "hooks"  # of the socket at the keeper
 AGAIN = 1.0  # seconds; SPEC 2: a port in use is retried each second

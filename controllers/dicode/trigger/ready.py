@@ -11,7 +11,7 @@ from dicode.messages.kinds import Config, DesiredTask, Kind, Source, Task
 from dicode.process.clock import mono
 from dicode.process.mirror import Mirror
 from dicode.process.role import Context
-from dicode.trigger.decide import Bound, all_admitted
+from dicode.trigger.decide import Bound, all_read, settled
 from dicode.wire.client import Wire
 
 LOOK = 0.02  # seconds
@@ -35,14 +35,21 @@ async def say_ready(context: Context, wire: Wire, engine: Mirror, bound: Callabl
 
 async def _wait(wire: Wire, engine: Mirror, bound: Callable[[], Bound], lock: Path) -> None:
     """A mirror of our own for what is only needed now: thousands of DesiredTasks are let go afterwards."""
-    claims = Mirror(wire, (Config, Source, DesiredTask), _unheard)
+    waited_for: dict[str, None] = {}  # keys of DesiredTasks that have not been seen registered, the longest first
+
+    def heard(kind: type[Kind], key: str, cause: str) -> None:
+        if kind is DesiredTask:
+            waited_for[key] = None
+
+    claims = Mirror(wire, (Config, Source, DesiredTask), heard)
     following = asyncio.create_task(claims.run(), name="claims until ready")
     try:
         await engine.start()
         await claims.start()
         while True:
             began = mono()
-            if _present(claims, lock) and _admitted(claims, engine) and (bound().url or bound().why):
+            _drop_settled(waited_for, claims, engine)
+            if not waited_for and _present(claims, lock) and _all_read(claims) and (bound().url or bound().why):
                 return
             await asyncio.sleep(max(LOOK, LOOK_SHARE * (mono() - began)))
     finally:
@@ -50,8 +57,14 @@ async def _wait(wire: Wire, engine: Mirror, bound: Callable[[], Bound], lock: Pa
         await asyncio.gather(following, return_exceptions=True)
 
 
-def _unheard(kind: type[Kind], key: str, cause: str) -> None:
-    """Looking now and then costs less than looking at each of ten thousand changes."""
+def _drop_settled(waited_for: dict[str, None], claims: Mirror, engine: Mirror) -> None:
+    """Up to the first that is not: so each of ten thousand is looked at about once."""
+    while waited_for:
+        key = next(iter(waited_for))
+        claim = claims.get(DesiredTask, key)
+        if claim is not None and not settled(claim, engine.get(Task, claim.id)):
+            return
+        del waited_for[key]
 
 
 def _present(claims: Mirror, lock: Path) -> bool:
@@ -64,7 +77,5 @@ def _present(claims: Mirror, lock: Path) -> bool:
     return config is not None and all(int(epoch or 0) >= taken for epoch in (config.epoch, *(source.epoch for _, source in claims.all(Source))))
 
 
-def _admitted(claims: Mirror, engine: Mirror) -> bool:
-    sources = dict(claims.all(Source))
-    desired = (claim for _, claim in reversed(list(claims.all(DesiredTask))))  # the newest first: they are the ones to wait for
-    return all_admitted(claims.get(Config, CONFIG_KEY), sources, desired, lambda id: engine.get(Task, id))
+def _all_read(claims: Mirror) -> bool:
+    return all_read(claims.get(Config, CONFIG_KEY), dict(claims.all(Source)))

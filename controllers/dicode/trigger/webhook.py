@@ -14,8 +14,8 @@ import msgspec
 from dicode.messages.commands import Refused
 from dicode.messages.kinds import Run
 from dicode.messages.task import Param
+from dicode.process.bodies import BODY_MAX as BODY_MAX
 
-BODY_MAX = 5 << 20  # bytes; SPEC 9
 INPUT_INLINE = 256 << 10  # bytes; a bigger input travels as a file
 DELIVERY_MAX = 200  # characters of a delivery id that are kept as they are
 FORM_FIELDS = 1000
@@ -139,8 +139,14 @@ def _decoded(body: bytes, options: bytes) -> str | None:
 
 
 def delivery_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id under which the caller would repeat this call, "" for none. What cannot stand in a key is hashed."""
-    for wanted in (b"x-github-delivery", b"idempotency-key"):
+    """The id under which the caller would repeat this call, "" for none."""
+    return key_of(headers, (b"x-github-delivery", b"idempotency-key"))
+
+
+def key_of(headers: Iterable[tuple[bytes, bytes]], names: Iterable[bytes]) -> str:
+    """The value of the first of these headers that is there, "" for none. What cannot stand in a key is hashed."""
+    headers = tuple(headers)
+    for wanted in names:
         for name, value in headers:
             if name == wanted and value:
                 text = value.decode("latin-1")

@@ -1,4 +1,4 @@
-"""The hooks listener: uvicorn's httptools protocol behind limits of our own, on a socket the keeper holds.
+"""An HTTP listener for strangers: uvicorn's httptools protocol behind limits of our own. The hooks and the relay listen so.
 
 A connection that has no complete request within REQUEST_WITHIN is closed, and when all places are taken the one that
 has been idle longest gives way: slow and silent clients cost themselves, not the others.
@@ -7,6 +7,7 @@ has been idle longest gives way: slow and silent clients cost themselves, not th
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from asyncio import TimerHandle
 from collections.abc import Awaitable, Callable
@@ -82,14 +83,56 @@ def suits(listening: socket.socket, wanted: Address) -> bool:
     return present.host == host and wanted.port in (0, present.port)
 
 
-class Server:
-    """Serves `app` on one socket at a time."""
+def remote_of(scope: Any) -> str:
+    """The address of a caller, "" when it has none. Of one that came by a proxy of this machine (it has the certificate) what the proxy says,
+    the last of its list; nobody else is believed."""
+    peer = str((scope["client"] or ("",))[0])
+    if not _is_address(peer):
+        return ""
+    given = [value for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+    if not given or not ipaddress.ip_address(peer).is_loopback:
+        return peer
+    last = given[-1].decode("latin-1").rpartition(",")[2].strip()
+    return last if _is_address(last) else peer
 
-    def __init__(self, app: App) -> None:
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class WebSockets(NamedTuple):
+    """One path of a listener takes WebSockets: messages of at most `size` bytes, a ping every `ping` seconds, answered within as many."""
+
+    path: bytes
+    size: int
+    ping: float
+
+
+class Server:
+    """Serves `app` on one socket at a time, at most `connections` callers at once."""
+
+    def __init__(self, app: App, *, connections: int = CONNECTIONS_MAX, websockets: WebSockets | None = None) -> None:
         self._config = Config(
-            app, log_config=None, log_level="critical", access_log=False, lifespan="off", ws="none", timeout_keep_alive=IDLE, server_header=False
+            app,
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            proxy_headers=False,  # `remote_of` believes less
+            ws="websockets-sansio" if websockets else "none",
+            ws_max_size=websockets.size if websockets else 0,
+            ws_ping_interval=websockets.ping if websockets else None,
+            ws_ping_timeout=websockets.ping if websockets else None,
+            ws_per_message_deflate=False,
+            timeout_keep_alive=IDLE,
+            server_header=False,
         )
         self._config.load()
+        self._limits = Limits(connections, websockets.path if websockets else b"")
         self._state = ServerState()
         self._listener: asyncio.Server | None = None
 
@@ -98,12 +141,16 @@ class Server:
         loop = asyncio.get_running_loop()
         if self._listener is not None:
             self._listener.close()
-        self._listener = await loop.create_server(lambda: HookProtocol(self._config, self._state), sock=listening, backlog=BACKLOG)
+        self._listener = await loop.create_server(lambda: GuardedProtocol(self._config, self._state, self._limits), sock=listening, backlog=BACKLOG)
+
+    def close_listener(self) -> None:
+        """Take no new callers."""
+        if self._listener is not None:
+            self._listener.close()
 
     async def close(self, within: float) -> None:
         """Take no more; let answers that are under way be given within so many seconds."""
-        if self._listener is not None:
-            self._listener.close()
+        self.close_listener()
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
@@ -112,11 +159,17 @@ class Server:
             connection.transport.abort()
 
 
-class HookProtocol(HttpToolsProtocol):
+class Limits(NamedTuple):
+    connections: int
+    websockets_at: bytes  # the one path that may be upgraded, b"" for none
+
+
+class GuardedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, config: Config, state: ServerState) -> None:
+    def __init__(self, config: Config, state: ServerState, limits: Limits) -> None:
         super().__init__(config, state, {})
+        self._limits = limits
         self._in_head = False
         self._head = 0
         self._refusal = 400
@@ -124,7 +177,7 @@ class HookProtocol(HttpToolsProtocol):
         self.idle_since = 0.0  # loop time; 0 while a request is under way
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        if len(self.connections) >= CONNECTIONS_MAX and not self._make_room():
+        if len(self.connections) >= self._limits.connections and not self._make_room():
             transport.write(_refusal(503, b"retry-after: 1\r\n"))
             transport.close()
             return
@@ -133,7 +186,7 @@ class HookProtocol(HttpToolsProtocol):
         self._arm()
 
     def _make_room(self) -> bool:
-        idle = [connection for connection in self.connections if isinstance(connection, HookProtocol) and connection.idle_since]
+        idle = [connection for connection in self.connections if isinstance(connection, GuardedProtocol) and connection.idle_since]
         if not idle:
             return False
         oldest = min(idle, key=lambda connection: connection.idle_since)
@@ -173,12 +226,20 @@ class HookProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(400)  # we speak nothing else, and what follows is not HTTP
+            self._upgrade()
         except httptools.HttpParserError:
             self._refuse(self._refusal)
         else:
             if self._in_head and self._head > HEAD_MAX:
                 self._refuse(431)
+
+    def _upgrade(self) -> None:
+        """To a WebSocket where that is spoken; elsewhere we speak nothing else, and what follows is not HTTP."""
+        if self._limits.websockets_at and self.url == self._limits.websockets_at and self._should_upgrade():
+            self._disarm()
+            self.handle_websocket_upgrade()
+        else:
+            self._refuse(400)
 
     def _arm_at_first_byte(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
