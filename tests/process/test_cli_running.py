@@ -300,7 +300,6 @@ def test_a_source_of_dicode_yaml_is_not_removed_here(up: System) -> None:
     done = up.run("source", "remove", "tasks")
     assert done.returncode == 2
     assert re.search(r"dicode\.yaml:\d+", done.stderr)
-    assert up.run("source", "add", "git", "https://example.org/x.git").returncode == 2
 
 
 def test_a_broken_config_shows_in_doctor(system: System) -> None:

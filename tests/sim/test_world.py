@@ -19,8 +19,8 @@ from dicode.messages.task import TaskSpec, Trigger
 from dicode.process.mirror import append, delete, put
 from dicode.process.tables import Tables
 from dicode.reconciler.decide import Facts, decide
-from dicode.reconciler.state import Claims, wanted_path
 from dicode.spec.admit import Actual
+from dicode.spec.claims import Claims, wanted_path
 from dicode.supervisor import lifecycle
 from dicode.supervisor.lifecycle import Absent, Alive, Bury, Ended, Forget, Kill, Prepare, Process, Relabel, Start, Stop, Wait, next_step
 from dicode.trigger.decide import tick

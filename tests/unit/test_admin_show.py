@@ -63,7 +63,8 @@ def test_the_json_shapes_are_those_of_the_spec() -> None:
     keys = {type(value): list(show.shape(key, value)) for key, value in ONE_OF_EACH}
     assert keys[Task] == "id source digest process generation sync health suspended revision conditions".split()
     assert keys[Run] == "id task status digest attempt trigger created started finished exit_code result error".split()
-    assert keys[Source] == "name type revision dev status conditions".split()
+    assert keys[Source][:6] == "name type revision dev status conditions".split()
+    assert keys[Source][6:] == "suspended tasks path url ref commit synced resolutions".split()
     assert keys[Daemon] == "task pid digest process state restarts".split()
     assert keys[Schedule] == ["task", "next"]
     assert keys[Route] == ["task", "path", "url"]

@@ -111,22 +111,3 @@ def test_a_completion_script_has_every_word_and_no_mark_left(shell: str) -> None
 
 def test_changed_paths_are_marked() -> None:
     assert trace.changes({"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "d": "1"}) == ["~ b", "- c", "+ d"]
-
-
-def test_a_diff_tells_lines_new_files_and_binaries() -> None:
-    old = {"task.py": b"one\ntwo\n", "data": b"\0a"}
-    new = {"task.py": b"one\nthree\n", "data": b"\0b", "new": b"x\n"}
-    text = trace.bundle_diff(old, new, "aaa", "bbb")
-    assert text == [
-        "binary file data differs",
-        "--- /dev/null",
-        "+++ bbb/new",
-        "@@ -0,0 +1 @@",
-        "+x",
-        "--- aaa/task.py",
-        "+++ bbb/task.py",
-        "@@ -1,2 +1,2 @@",
-        " one",
-        "-two",
-        "+three",
-    ]

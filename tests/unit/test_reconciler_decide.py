@@ -10,8 +10,8 @@ from dicode.messages.fault import Fault
 from dicode.messages.kinds import Condition, Daemon, DesiredTask, Request, Route, Schedule, Task
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.reconciler.decide import Decision, Facts, carry_out, decide
-from dicode.reconciler.state import Claims, wanted_path
-from dicode.spec.admit import Actual
+from dicode.spec.admit import Actual, path_holder
+from dicode.spec.claims import Claims, path_rivals, wanted_path
 
 NOW = 1_800_000_000_000
 
@@ -102,6 +102,40 @@ def test_the_holder_of_a_webhook_path_keeps_it_and_the_other_keeps_its_last_dige
     assert condition(refused.task, "Ready") == (False, "PathTaken") and refused.task is not None and not refused.task.digest
     kept = after(facts(old, rivals=rivals))
     assert condition(kept.task, "Ready") == (True, "Admitted")
+
+
+def test_another_set_dir_or_revision_is_taken_without_a_new_generation() -> None:
+    present = admitted(desired())
+    moved = msgspec.structs.replace(desired(), set_dir="/sets/abc", revision="c" * 40)
+    decision = after(facts(moved, present=present))
+    assert decision.task is not None and (decision.task.set_dir, decision.task.revision) == ("/sets/abc", "c" * 40)
+    assert decision.task.generation == present.generation and decision.task.registered_at == present.registered_at
+    assert (decision.line, decision.event, decision.history) == ("", None, None)
+
+
+def test_the_history_says_which_commit_and_is_as_long_as_the_retention() -> None:
+    history, present = None, None
+    for number in range(5):
+        claim = msgspec.structs.replace(desired(str(number) * 64), revision=str(number) * 40)
+        decision = after(Facts([claim], present, Actual(), history, [], kept=3))
+        history, present = decision.history, decision.task
+    assert history is not None and [revision.revision[0] for revision in history.revisions] == ["4", "3", "2"]
+    shortest = after(Facts([desired("f" * 64)], present, Actual(), history, [], kept=0)).history
+    assert shortest is not None and [revision.digest[0] for revision in shortest.revisions] == ["f"], "what runs is always remembered"
+
+
+def test_a_claim_that_does_not_count_keeps_no_path_from_others() -> None:
+    claims = Claims()
+    for key, claim in {
+        "one/twice": desired(id="twice", source="one"),
+        "two/twice": desired(id="twice", source="two", order=1, webhook="/hooks/x"),
+        "two/wants": desired(id="wants", source="two", order=1, webhook="/hooks/x"),
+    }.items():
+        claims.take(key, claim)
+    wants = claims.of("wants")[0]
+    assert path_rivals(wants, claims, {}.get) == [(wants, False)]
+    assert "wants" in claims.take("one/twice", None), "now the other claim counts, and with it the path it wants"
+    assert path_holder(wants, path_rivals(wants, claims, {}.get)) == "twice"
 
 
 def test_synced_is_measured_not_assumed() -> None:

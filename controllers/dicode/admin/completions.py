@@ -7,7 +7,7 @@ from dicode.admin.nouns import NOUNS
 
 OF_TASK = "run logs next history diff explain restart suspend resume"
 OF_RUN = "cancel replay"
-OF_SOURCE = "add remove list sync confirm"
+OF_SOURCE = "add remove list sync dev confirm"
 
 _BASH = """\
 _dicode_names() { dicode get "$1" -o name 2>/dev/null | cut -d/ -f2-; }
@@ -16,6 +16,7 @@ _dicode() {
     if [ "$COMP_CWORD" -eq 1 ]; then options="@COMMANDS@"
     else case " $command " in
         " get "|" describe ") if [ "$COMP_CWORD" -eq 2 ]; then options="@KINDS@"; else options=$(_dicode_names "${COMP_WORDS[2]}"); fi ;;
+        " plan ") options=$(_dicode_names sources) ;;
         " source ") if [ "$COMP_CWORD" -eq 2 ]; then options="@OF_SOURCE@"; else options=$(_dicode_names sources); fi ;;
         *) case " @OF_TASK@ " in *" $command "*) options=$(_dicode_names tasks) ;; esac
            case " @OF_RUN@ " in *" $command "*) options=$(_dicode_names runs) ;; esac ;;
@@ -33,6 +34,7 @@ complete -c dicode -f -n '__fish_seen_subcommand_from get describe; and __dicode
 complete -c dicode -f -n '__fish_seen_subcommand_from get describe; and __dicode_at 3' -a '(__dicode_names (commandline -opc)[3])'
 complete -c dicode -f -n '__fish_seen_subcommand_from source; and __dicode_at 2' -a '@OF_SOURCE@'
 complete -c dicode -f -n '__fish_seen_subcommand_from source; and __dicode_at 3' -a '(__dicode_names sources)'
+complete -c dicode -n '__fish_seen_subcommand_from plan; and __dicode_at 2' -a '(__dicode_names sources)'
 complete -c dicode -f -n '__fish_seen_subcommand_from @OF_TASK@' -a '(__dicode_names tasks)'
 complete -c dicode -f -n '__fish_seen_subcommand_from @OF_RUN@' -a '(__dicode_names runs)'
 """

@@ -11,7 +11,7 @@ from dicode.admin import show
 from dicode.admin.errors import Usage
 from dicode.admin.nouns import NOUNS, noun_of, unknown
 from dicode.admin.place import Place
-from dicode.messages.kinds import Daemon, DesiredTask, Event, Kind, Route, Run, Schedule, Source, Task
+from dicode.messages.kinds import Commit, Daemon, DesiredTask, Event, Kind, Resolution, Route, Run, Schedule, Source, Task
 from dicode.process.clock import wall_ms
 from dicode.process.logs import clean
 from dicode.spec import duration
@@ -61,7 +61,7 @@ def told(place: Place, value: Kind, now: int) -> tuple[list[tuple[str, str]], li
         case Task():
             return task_told(place, value, now)
         case Source():
-            return source_told(value, now)
+            return source_told(place, value, now)
         case Run():
             return run_told(value, now)
         case Daemon():
@@ -79,8 +79,9 @@ def task_told(place: Place, task: Task, now: int) -> tuple[list[tuple[str, str]]
         ("Name", spec.name if spec else ""),
         ("Description", (spec.description or "") if spec else ""),
         ("Source", task.source),
-        ("Revision", task.revision),
+        ("Revision", revision_told(place, task)),
         ("Folder", task.dir),
+        ("Set folder", task.set_dir),
         ("Digest", task.digest),
         ("Process", task.process),
         ("Generation", str(task.generation)),
@@ -134,23 +135,93 @@ def runs_table(place: Place, task: str, now: int) -> str:
     return show.indented(show.table(show.header(Run, False), [show.row(run, now, False) for run in runs])) if runs else ""
 
 
-def source_told(source: Source, now: int) -> tuple[list[tuple[str, str]], list[Section]]:
+def revision_told(place: Place, task: Task) -> str:
+    """The commit, and where the source is at it still, who made it when."""
+    source = place.store.get(Source, task.source)
+    commit = source.commit if source else None
+    return " ".join(filter(None, (task.revision, f"({commit_line(commit)})" if commit and commit.id == task.revision else "")))
+
+
+def commit_line(commit: Commit) -> str:
+    """`Fix the digest, Ada <ada@example.org>, 2026-11-23 10:05:00 CET`."""
+    return ", ".join(filter(None, (commit.subject, commit.author, show.local(commit.at))))
+
+
+def source_told(place: Place, source: Source, now: int) -> tuple[list[tuple[str, str]], list[Section]]:
+    is_git, commit = source.type == "git", source.commit or Commit("")
     head = [
         ("Source", source.name),
         ("Type", source.type),
         ("Path", source.spec.path),
-        ("URL", source.spec.url),
+        ("URL", show.public_url(source.spec.url)),
+        ("Ref", show.ref_text(source.spec)),
         ("From", {"file": "dicode.yaml", "store": "dicode source add", "up": "dicode up PATH"}[source.origin]),
         ("Status", source.status),
         ("Suspended", "yes, frozen at its revision" if source.suspended else ""),
+        ("Dev", dev_told(source)),
         ("Revision", source.revision),
-        ("Dev", source.dev),
+        ("Author", commit.author),
+        ("Committed", moment(commit.at, now)),
+        ("Subject", commit.subject),
         ("Tasks", str(source.tasks)),
         ("Read", moment(source.read_at, now)),
-        ("Settle", duration.text(source.spec.settle)),
-        ("Rescan", duration.text(source.spec.rescan)),
+        ("Synced", moment(source.synced_at, now)),
+        ("Poll", duration.text(source.spec.poll_interval) if is_git else ""),
+        ("Push hook", push_hook(place, source)),
+        ("Settle", "" if is_git else duration.text(source.spec.settle)),
+        ("Rescan", "" if is_git else duration.text(source.spec.rescan)),
     ]
-    return head, [("Conditions", show.conditions_table(source.conditions, now))]
+    return head, [
+        ("Repositories", repositories_table(source)),
+        ("Was made of", resolutions_table(source, now)),
+        ("Conditions", show.conditions_table(source.conditions, now)),
+    ]
+
+
+def dev_told(source: Source) -> str:
+    """What it is read from in dev mode, and the way back."""
+    if not source.dev:
+        return ""
+    return f"{source.dev.replace('branch:', 'branch ', 1)} (back: dicode source dev {source.name} --disable)"
+
+
+def push_hook(place: Place, source: Source) -> str:
+    """Where the git host tells of pushes; "" where that is not enabled."""
+    if not source.spec.webhook_secret_env:
+        return ""
+    try:
+        base = (place.settings.run / "hooks.addr").read_text().strip()
+    except OSError:
+        base = ""
+    return f"{base}/hooks/git/{source.name} (secret in {source.spec.webhook_secret_env})"
+
+
+def repositories_table(source: Source) -> str:
+    """Which commit of which repository the TaskSet is made of now; `` for one repository alone."""
+    revisions = source.resolutions[0].revisions if source.resolutions else {}
+    if not set(revisions) - {""}:
+        return ""
+    rows = [[show.public_url(repository) or "its own", show.short_revision(commit)] for repository, commit in sorted(revisions.items())]
+    return show.indented(show.table(["REPOSITORY", "COMMIT"], rows))
+
+
+def resolutions_table(source: Source, now: int) -> str:
+    """What it was made of since when, newest first: what was live at 14:03 is the first row that is not younger."""
+    if not any(resolution.revisions for resolution in source.resolutions):
+        return ""
+    rows = [
+        [show.local(resolution.at), show.age(resolution.at, now), revisions_line(resolution, after.revisions if after else {})]
+        for resolution, after in zip(source.resolutions, (*source.resolutions[1:], None), strict=True)
+    ]
+    return show.indented(show.table(["SINCE", "AGE", "COMMITS"], rows))
+
+
+def revisions_line(resolution: Resolution, before: dict[str, str]) -> str:
+    """`abc1234, lib.git#branch=main def5678`: what was new then; of the oldest, everything."""
+    told = {repository: commit for repository, commit in sorted(resolution.revisions.items()) if before.get(repository) != commit}
+    gone = sorted(set(before) - set(resolution.revisions))
+    named = [f"{show.public_url(repository)} {show.short_revision(commit)}".strip() for repository, commit in told.items()]
+    return ", ".join([*named, *(f"without {show.public_url(repository) or 'its own'}" for repository in gone)])
 
 
 def run_told(run: Run, now: int) -> tuple[list[tuple[str, str]], list[Section]]:

@@ -151,7 +151,29 @@ def _store(place: Place) -> list[Check]:
 
 def _programs(place: Place) -> list[Check]:
     cures = {"uv": "python tasks with dependencies do not run: pip install uv", "deno": "deno tasks do not run: pip install 'dicode[deno]'"}
-    return [_program(name, cure, place.settings.environ.get("PATH")) for name, cure in cures.items()]
+    path = place.settings.environ.get("PATH")
+    return [*(_program(name, cure, path) for name, cure in cures.items()), *_ssh(place, path)]
+
+
+def _ssh(place: Place, path: str | None) -> list[Check]:
+    """Git itself is not needed here; repositories that are reached by ssh need ssh."""
+    found = shutil.which("ssh", path=path)
+    if found:
+        return [Check("ok", "ssh", f"{found}, for git sources by ssh; git itself is not needed")]
+    from dicode.store.read import Unreadable
+
+    needing: list[str] = []
+    with suppress(Unreadable):  # told already
+        needing = sorted(name for name, source in place.store.all(Source).items() if is_ssh(source.spec.url))
+    if needing:
+        return [Check("bad", "ssh", f"not found, and needed by {', '.join(needing)}: install openssh-client, or use https with token_env")]
+    return [Check("note", "ssh", "not found; git sources by ssh cannot be fetched, those by https can")]
+
+
+def is_ssh(url: str) -> bool:
+    """`ssh://…` or `user@host:path`."""
+    host, colon, _ = url.partition(":")
+    return url.startswith("ssh://") or ("://" not in url and bool(colon) and "@" in host and "/" not in host)
 
 
 def _program(name: str, cure: str, path: str | None) -> Check:

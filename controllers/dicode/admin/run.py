@@ -84,6 +84,7 @@ def replay(
             order = replace(
                 order,
                 digest=old.digest,
+                set_dir=old.set_dir,
                 runtime=old.runtime,
                 overlap=old.overlap,
                 concurrency=old.concurrency,

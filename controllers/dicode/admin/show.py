@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from dicode.messages.kinds import Condition, Daemon, Delivery, Event, History, Kind, Route, Run, Schedule, Source, Task, Worker
+from dicode.messages.kinds import (
+    Commit,
+    Condition,
+    ConfigSource,
+    Daemon,
+    Delivery,
+    Event,
+    History,
+    Kind,
+    Resolution,
+    Route,
+    Run,
+    Schedule,
+    Source,
+    Task,
+    Worker,
+)
 from dicode.messages.task import Trigger
 from dicode.process.clock import rfc3339
 from dicode.process.logs import clean
@@ -59,6 +76,14 @@ def shape(key: str, value: Kind) -> dict[str, Any]:
                 "dev": value.dev or None,
                 "status": value.status,
                 "conditions": [condition_shape(condition) for condition in value.conditions],
+                "suspended": value.suspended,
+                "tasks": value.tasks,
+                "path": value.spec.path or None,
+                "url": public_url(value.spec.url) or None,
+                "ref": ref_text(value.spec) or None,
+                "commit": commit_shape(value.commit),
+                "synced": when(value.synced_at),
+                "resolutions": [resolution_shape(resolution) for resolution in value.resolutions],
             }
         case Daemon():
             return {
@@ -111,6 +136,16 @@ def shape(key: str, value: Kind) -> dict[str, Any]:
     raise TypeError(f"{type(value).__name__} is not shown")
 
 
+def commit_shape(commit: Commit | None) -> dict[str, Any] | None:
+    if commit is None:
+        return None
+    return {"id": commit.id, "author": commit.author or None, "at": when(commit.at), "subject": commit.subject or None}
+
+
+def resolution_shape(resolution: Resolution) -> dict[str, Any]:
+    return {"at": when(resolution.at), "revisions": {public_url(repository): commit for repository, commit in resolution.revisions.items()}}
+
+
 def condition_shape(condition: Condition) -> dict[str, Any]:
     return {
         "type": condition.type,
@@ -159,9 +194,10 @@ def as_json_line(value: Any) -> str:
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/\s]*@")
 #: Each kind's columns, in the order of `cells`; those marked + only with -o wide.
 COLUMNS: Mapping[type[Kind], tuple[str, ...]] = {
-    Source: ("NAME", "TYPE", "STATUS", "TASKS", "REVISION", "DEV", "READ", "FROM+", "PLACE+", "CONDITION"),
+    Source: ("NAME", "TYPE", "STATUS", "TASKS", "REVISION", "DEV", "READ", "FROM+", "PLACE+", "REF+", "SYNCED+", "CONDITION"),
     Task: ("ID", "TRIGGER", "HASH", "SYNC", "HEALTH", "AGE", "SOURCE+", "GENERATION+", "REVISION+", "RUNTIME+", "CONDITION"),
     Run: ("ID", "TASK", "STATUS", "TRIGGER", "AGE", "TOOK", "HASH", "ATTEMPT+", "WORKER+", "EXIT+", "ERROR+"),
     Daemon: ("TASK", "STATE", "PID", "RESTARTS", "HASH", "AGE", "PROCESS+", "LAST EXIT+"),
@@ -185,9 +221,10 @@ def row(value: Kind, now: int, wide: bool) -> list[str]:
 def cells(value: Kind, now: int) -> list[str]:
     match value:
         case Source():
-            place = value.spec.url or value.spec.path
+            place = public_url(value.spec.url) or value.spec.path
             told = [value.name, value.type, _suspended(value.status, value.suspended), str(value.tasks), short_revision(value.revision)]
-            return [*told, value.dev, age(value.read_at, now), value.origin, place, trouble(value.conditions)]
+            told += [value.dev, age(value.read_at, now), value.origin, place, ref_text(value.spec), age(value.synced_at, now)]
+            return [*told, trouble(value.conditions)]
         case Task():
             trigger = trigger_text(value.spec.trigger) if value.spec else ""
             told = [value.id, trigger, value.digest[:HASH], value.sync, value.health, age(value.registered_at, now)]
@@ -230,6 +267,16 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], at_least: Sequen
     return "\n".join(GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines), widths
 
 
+def columns(rows: Iterable[Sequence[str]]) -> str:
+    """Lines with aligned cells, two spaces between them; the rows may differ in length. Nothing a terminal would obey gets through."""
+    lines = [[clean(cell) for cell in row] for row in rows]
+    widths: dict[int, int] = {}
+    for line in lines:
+        for place, cell in enumerate(line):
+            widths[place] = max(widths.get(place, 0), len(cell))
+    return "\n".join("  ".join(cell.ljust(widths[place]) for place, cell in enumerate(line)).rstrip() for line in lines)
+
+
 def _suspended(status: str, suspended: bool) -> str:
     return f"{status},suspended" if suspended else status
 
@@ -248,6 +295,17 @@ def short_revision(revision: str) -> str:
     """A commit by its first seven digits; anything else as it is."""
     is_commit = len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)
     return revision[:7] if is_commit else revision
+
+
+def ref_text(spec: ConfigSource) -> str:
+    """`main`, `tag v1.2`, `semver ~1.2`; "" for a folder."""
+    kind, ref = next(iter((spec.ref or {}).items()), ("branch", spec.branch))
+    return ref if kind == "branch" else f"{kind} {ref}"
+
+
+def public_url(url: str) -> str:
+    """The URL without a password somebody wrote into it."""
+    return _PASSWORD.sub(r"\1***@", url)
 
 
 def trigger_text(trigger: Trigger) -> str:

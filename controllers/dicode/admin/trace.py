@@ -81,7 +81,7 @@ def explain(
     print(show.fields([("Task", task_id), ("Digest", task.digest), ("Process", task.process), ("Folder", task.dir)]))
     rows = [_row_of(line) for line in text.decode().splitlines()[1:]]
     print("\n" + show.table(["KIND", "SHA256", "SIZE", "PATH"], rows))
-    before = _digest_before(place, task)
+    before = _before(_digests(place, task), task.digest)
     if before is None:
         return
     print(f"\nsince {before[: show.HASH]}:")
@@ -101,14 +101,27 @@ def diff(
     place = Place.of(ctx)
     task = place.task(task_id)
     _spec(task)
-    known = [revision.digest for revision in (place.store.get(History, task_id) or History(task=task_id)).revisions]
-    new = _digest(to, known) if to else task.digest
-    old = _digest(from_, known) if from_ else _digest_before(place, task)
+    known = _digests(place, task)
+    new = _digest(to, known) if to is not None else task.digest
+    old = _digest(from_, known) if from_ is not None else _before(known, new)
     if old is None:
-        raise Usage(f"{task_id} has had no other digest than {task.digest[: show.HASH]}")
+        raise Usage(f"{task_id} has had no other digest before {new[: show.HASH]}: name one with --from (dicode history {task_id})")
+    if old == new:
+        print(f"dicode: both are {new[: show.HASH]}", file=sys.stderr)
     bundles = Bundles(place.settings.bundles, place.settings.trees)
-    for line in bundle_diff(_contents(bundles, old), _contents(bundles, new), old[: show.HASH], new[: show.HASH]):
+    for line in version_diff(bundles, old, new):
         print(show.for_terminal(line))
+
+
+def version_diff(bundles: Bundles, old: str, new: str) -> list[str]:
+    """The spec field by field, then the files. Raises Failed when one of the two is not kept any more."""
+    from dicode.admin.difference import files_diff, spec_diff
+
+    for digest in (old, new):
+        _manifest(bundles, digest)
+    fields = [f"  {line}" for line in spec_diff(bundles.spec(old), bundles.spec(new))]
+    files = files_diff(bundles.files(old), bundles.files(new), old[: show.HASH], new[: show.HASH])
+    return [*(["spec:", *fields] if fields else []), *files]
 
 
 def _spec(task: Task) -> TaskSpec:
@@ -126,9 +139,15 @@ def _digest(written: str, known: list[str]) -> str:
     raise Usage(unknown("digest", written, [digest[: show.HASH] for digest in known]))
 
 
-def _digest_before(place: Place, task: Task) -> str | None:
-    history = place.store.get(History, task.id)
-    return next((revision.digest for revision in (history.revisions if history else ()) if revision.digest != task.digest), None)
+def _digests(place: Place, task: Task) -> list[str]:
+    """Every digest the task is known to have had, newest first; one it came back to stands there twice."""
+    history = place.store.get(History, task.id) or History(task=task.id)
+    return [task.digest, *(revision.digest for revision in history.revisions)]
+
+
+def _before(known: list[str], digest: str) -> str | None:
+    """The digest the task had before this one; of the oldest none."""
+    return next((older for older in known[known.index(digest) + 1 :] if older != digest), None)
 
 
 def _manifest(bundles: Bundles, digest: str) -> bytes:
@@ -138,18 +157,6 @@ def _manifest(bundles: Bundles, digest: str) -> bytes:
         raise Failed(f"the bundle of {digest[: show.HASH]} is not kept here any more") from None
     except BadBundle as error:
         raise Failed(f"the bundle of {digest[: show.HASH]} is damaged: {error}") from None
-
-
-def _contents(bundles: Bundles, digest: str) -> dict[str, bytes]:
-    """Path → content, and the spec as a readable file `(spec)`."""
-    import json
-
-    import msgspec
-
-    _manifest(bundles, digest)
-    spec = json.dumps(msgspec.to_builtins(bundles.spec(digest)), indent=2, sort_keys=True, ensure_ascii=False)
-    files = {path: content for path, (_, content) in bundles.files(digest).items()}
-    return {"(spec)": spec.encode() + b"\n", **files}
 
 
 def _lines(manifest: bytes) -> dict[str, str]:
@@ -170,21 +177,3 @@ def changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
     """`+ added`, `- removed`, `~ changed` paths, by path."""
     marks = {path: "+" if path not in old else "-" if path not in new else "~" for path in {*old, *new} if old.get(path) != new.get(path)}
     return [f"{marks[path]} {path}" for path in sorted(marks)]
-
-
-def bundle_diff(old: dict[str, bytes], new: dict[str, bytes], old_name: str, new_name: str) -> list[str]:
-    """A unified diff of two sets of files, by path."""
-    import difflib
-
-    result: list[str] = []
-    for path in sorted({*old, *new}):
-        before, after = old.get(path), new.get(path)
-        if before == after:
-            continue
-        if b"\0" in (before or b"") or b"\0" in (after or b""):
-            result.append(f"binary file {path} differs")
-            continue
-        lines = [(content or b"").decode(errors="replace").splitlines() for content in (before, after)]
-        names = [f"{name}/{path}" if content is not None else "/dev/null" for name, content in ((old_name, before), (new_name, after))]
-        result += difflib.unified_diff(lines[0], lines[1], names[0], names[1], lineterm="")
-    return result

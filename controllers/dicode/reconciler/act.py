@@ -5,21 +5,22 @@ from __future__ import annotations
 import msgspec
 
 from dicode.messages.commands import Append, Delete, Put
-from dicode.messages.kinds import Daemon, DesiredTask, Event, History, Kind, Request, Route, Schedule, Source, Task
+from dicode.messages.kinds import Config, Daemon, DesiredTask, Event, History, Kind, Request, Route, Schedule, Source, Task
 from dicode.process.clock import wall_ms
 from dicode.process.logs import Log
 from dicode.process.mirror import Mirror, append, delete, put
 from dicode.process.queue import KeyedQueue
 from dicode.process.role import explain
 from dicode.reconciler.decide import VERBS, Decision, Facts, carry_out, decide
-from dicode.reconciler.state import Claims, wanted_path
 from dicode.spec.admit import Actual
+from dicode.spec.claims import Claims, Rivals, keeper_of, path_rivals
 from dicode.spec.task import not_built
 from dicode.wire.client import Wire
 
 WIDTH = 128  # ids worked on at once: what they write travels together
 REQUEST = "request:"  # keys of the queue: task ids, and requests behind this prefix (no id holds a colon)
-KINDS: tuple[type[Kind], ...] = (DesiredTask, Task, Source, Schedule, Route, Daemon, History, Request)
+CONFIG_KEY = "dicode.yaml"
+KINDS: tuple[type[Kind], ...] = (Config, DesiredTask, Task, Source, Schedule, Route, Daemon, History, Request)
 
 
 class Reconciler:
@@ -29,6 +30,7 @@ class Reconciler:
         self.mirror = Mirror(wire, KINDS, self._changed, drop_hints=drop_hints)
         self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=WIDTH)
         self._claims = Claims()
+        self._decided: dict[str, Task | None] = {}  # what is being written now
         self._log = log
 
     def _changed(self, kind: type[Kind], key: str, cause: str) -> None:
@@ -39,6 +41,8 @@ class Reconciler:
             request = self.mirror.get(Request, key)
             if request is not None and request.answer is None and request.verb in VERBS:
                 self.queue.add(REQUEST + key)
+        elif kind is Task and key in self._decided and self._decided[key] == self.mirror.get(Task, key):
+            return  # our own word: what has changed since it was decided tells of itself
         elif kind in (Task, Schedule, Route, Daemon):
             self.queue.add(key)
 
@@ -54,21 +58,23 @@ class Reconciler:
     async def _reconcile(self, id: str) -> None:
         decision = decide(id, self._facts(id), not_built=not_built, now=wall_ms())
         if decision is not None:
-            await self.mirror.write(*self._operations(id, decision))
+            self._decided[id] = decision.task
+            try:
+                await self.mirror.write(*self._operations(id, decision))
+            finally:
+                del self._decided[id]
             if decision.line:
                 self._log.say(decision.line, task=id)
 
     def _facts(self, id: str) -> Facts:
-        claims = self._claims.of(id)
-        paths = {path for claim in claims if (path := wanted_path(claim))}
+        claims, present = self._claims.of(id), self.mirror.get(Task, id)
         actual = Actual(self.mirror.get(Schedule, id), self.mirror.get(Route, id), self.mirror.get(Daemon, id))
-        rivals = [(rival, self._serves(rival.id, path)) for path in paths for rival in self._claims.rivals(path)]
-        return Facts(claims, self.mirror.get(Task, id), actual, self.mirror.get(History, id), rivals)
+        rivals: Rivals = path_rivals(keeper_of(claims, present), self._claims, self._task) if claims else []
+        kept = (self.mirror.get(Config, CONFIG_KEY) or Config()).retention_bundles
+        return Facts(claims, present, actual, self.mirror.get(History, id), rivals, kept)
 
-    def _serves(self, id: str, path: str) -> bool:
-        """Is this task registered with this webhook path now?"""
-        task = self.mirror.get(Task, id)
-        return task is not None and task.spec is not None and task.spec.trigger.webhook == path
+    def _task(self, id: str) -> Task | None:
+        return self.mirror.get(Task, id)
 
     def _operations(self, id: str, decision: Decision) -> list[Put | Delete | Append]:
         operations: list[Put | Delete | Append] = []

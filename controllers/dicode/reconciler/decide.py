@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from dicode.messages.kinds import Answer, DesiredTask, Event, History, Operation, Request, Task
-from dicode.spec.admit import Actual, NotBuilt, keeper_of, path_holder, ready_text, register, remembered
+from dicode.messages.kinds import Answer, Config, DesiredTask, Event, History, Operation, Request, Task
+from dicode.spec.admit import Actual, NotBuilt, ready_text, register, remembered
+from dicode.spec.claims import Rivals, keeper_of
 
 
 class Facts(NamedTuple):
@@ -18,7 +19,8 @@ class Facts(NamedTuple):
     present: Task | None
     actual: Actual
     history: History | None
-    rivals: list[tuple[DesiredTask, bool]]  # who wants the same webhook path, and whether it is served there now
+    rivals: Rivals  # who wants the same webhook path
+    kept: int = Config().retention_bundles  # digests the history holds
 
 
 class Decision(NamedTuple):
@@ -34,14 +36,13 @@ def decide(id: str, facts: Facts, *, not_built: NotBuilt, now: int) -> Decision 
     """What to do about one id; None when all is as it should be. `now` in ms."""
     if not facts.claims:
         return _gone(id, facts, now) if facts.present is not None else None
-    path = _path_keeper(facts)
-    registered = register(facts.claims, facts.present, facts.actual, path_keeper=path, not_built=not_built, now=now)
+    registered = register(facts.claims, facts.present, facts.actual, facts.rivals, not_built=not_built, now=now)
     task = registered.task
     if task == facts.present:
         return None
     match registered.change:
         case "registered" | "updated" as change:
-            history = remembered(facts.history, task, now)
+            history = remembered(facts.history, task, now, facts.kept)
             desired = keeper_of(facts.claims, facts.present)
             line = f"task/{id} {change} (hash: {task.digest[:6]})" + _took(change, desired, now)
             return Decision(task, history, _event(task, change.capitalize(), f"hash {task.digest[:6]}", now), line)
@@ -53,15 +54,6 @@ def decide(id: str, facts: Facts, *, not_built: NotBuilt, now: int) -> Decision 
             return Decision(task, None, _event(task, "Refused", reason, now, warning=True), f"task/{id} refused: {reason}")
         case _:
             return Decision(task)
-
-
-def _path_keeper(facts: Facts) -> str:
-    """Who keeps the webhook path this task wants; "" when it wants none."""
-    desired = keeper_of(facts.claims, facts.present)
-    if desired.spec is None or not desired.spec.trigger.webhook:
-        return ""
-    rivals = [(rival.id, rival.order, holds) for rival, holds in facts.rivals]
-    return path_holder(desired.spec.trigger.webhook, rivals) if rivals else desired.id
 
 
 def _gone(id: str, facts: Facts, now: int) -> Decision:

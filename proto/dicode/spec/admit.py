@@ -25,10 +25,10 @@ from dicode.messages.kinds import (
     Task,
 )
 from dicode.messages.task import Runtime, TaskSpec
+from dicode.spec.claims import Rivals, keeper_of, wanted_path
 from dicode.spec.condition import carried
 
 NotBuilt = Callable[[TaskSpec, Runtime | None], tuple[str, ...]]  # spec.task.not_built
-HISTORY = 20  # digests kept per task; SPEC 2 `retention.bundles`
 
 
 class Actual(NamedTuple):
@@ -46,38 +46,30 @@ class Registered(NamedTuple):
     change: str = ""  # `registered`, `updated`, `kept`, `refused`, or "" when nothing a person asked about changed
 
 
-def keeper_of(claims: Iterable[DesiredTask], present: Task | None) -> DesiredTask:
-    """Which claim to one id counts. `claims` is not empty."""
-    claims = list(claims)
-    if present is not None:
-        for claim in claims:
-            if claim.source == present.source:
-                return claim
-    return min(claims, key=lambda claim: (claim.order, claim.source))
-
-
-def path_holder(path: str, rivals: Iterable[tuple[str, int, bool]]) -> str:
-    """The id that keeps a webhook path. A rival is (id, order of its source, whether it holds the path now)."""
-    return min(rivals, key=lambda rival: (not rival[2], rival[1], rival[0]))[0]
+def path_holder(desired: DesiredTask, rivals: Rivals) -> str:
+    """The id that keeps the webhook path `desired` wants; "" when it wants none."""
+    if not wanted_path(desired):
+        return ""
+    return min(((not served, rival.order, rival.id) for rival, served in rivals), default=(False, 0, desired.id))[2]
 
 
 def register(
     claims: Iterable[DesiredTask],
     present: Task | None,
     actual: Actual,
+    rivals: Rivals,
     *,
-    path_keeper: str,
     not_built: NotBuilt,
     now: int,
 ) -> Registered:
     """The Task that follows from everything known about one id.
 
-    `path_keeper` is the id that keeps this task's webhook path ("" when it has none); `now` in ms.
+    `rivals`: who wants the same webhook path, as `path_rivals` tells; `now` in ms.
     """
     claims = list(claims)
     desired = keeper_of(claims, present)
     base = present or Task(id=desired.id, source=desired.source)
-    refusal = _refusal(desired, path_keeper)
+    refusal = _refusal(desired, path_holder(desired, rivals))
     takes = bool(desired.digest) and refusal is None
     moved = takes and (desired.digest != base.digest or desired.source != base.source)
     task = _taken(base, desired, now, moved=moved) if takes else msgspec.structs.replace(base, source=desired.source)
@@ -101,6 +93,7 @@ def _taken(base: Task, desired: DesiredTask, now: int, *, moved: bool) -> Task:
         runtime=desired.runtime,
         dir=desired.dir,
         revision=desired.revision,
+        set_dir=desired.set_dir,
         generation=base.generation + (1 if moved else 0),
         registered_at=now if moved else base.registered_at,
         operation=Operation("update" if base.digest else "register", now, message=desired.revision) if moved else base.operation,
@@ -108,10 +101,9 @@ def _taken(base: Task, desired: DesiredTask, now: int, *, moved: bool) -> Task:
     )
 
 
-def _refusal(desired: DesiredTask, path_keeper: str) -> Condition | None:
-    if path_keeper and path_keeper != desired.id and desired.spec is not None:
-        path = desired.spec.trigger.webhook
-        return Condition("Ready", False, "PathTaken", f"webhook {path} belongs to task {path_keeper}; choose another path")
+def _refusal(desired: DesiredTask, holder: str) -> Condition | None:
+    if holder and holder != desired.id:
+        return Condition("Ready", False, "PathTaken", f"webhook {wanted_path(desired)} belongs to task {holder}; choose another path")
     return None
 
 
@@ -236,8 +228,8 @@ def _is_ready(task: Task) -> bool:
     return any(condition.type == "Ready" and condition.status for condition in task.conditions)
 
 
-def remembered(history: History | None, task: Task, now: int) -> History:
-    """The history with this task's digest at its head."""
+def remembered(history: History | None, task: Task, now: int, kept: int) -> History:
+    """The history with this task's digest at its head; `kept`: how many it holds, the present one in any case."""
     known = history.revisions if history else ()
     head = Revision(task.digest, task.process, now, task.source, task.revision, generation=task.generation)
-    return History(task=task.id, revisions=(head, *known)[:HISTORY])
+    return History(task=task.id, revisions=(head, *known)[: max(kept, 1)])
