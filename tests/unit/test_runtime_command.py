@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dicode.messages.task import FsGrant, Permissions, Runtime, TaskSpec, Trigger
-from dicode.runtime.command import DENO_SHIM, PYTHON_ENTRY, CannotStart, Launch, RuntimeMissing, plan
+from dicode.runtime.command import DENO_SHIM, PYTHON_ENTRY, CannotStart, Launch, RuntimeMissing, find_script, plan
 from dicode.runtime.dependencies import needs_of
 
 
@@ -125,3 +125,35 @@ def test_a_script_without_needs(script: bytes) -> None:
 def test_a_wrong_block_is_said(script: bytes) -> None:
     with pytest.raises(CannotStart, match="BadDependencies"):
         needs_of(script)
+
+
+@pytest.mark.parametrize(
+    ("files", "runtime", "expected"),
+    [
+        (("k.py",), "python", "k.py"),
+        (("k.py", "task.py"), "python", "k.py"),
+        (("task.py",), "python", "task.py"),
+        (("k.sh",), "shell", "k.sh"),
+        (("task.yaml", "task.py", "k.py"), "python", "task.py"),
+        (("task.yaml", "k.py"), "python", "k.py"),  # an inline task that includes a task.yaml
+    ],
+)
+def test_the_script_of_an_inline_task_is_found_by_the_last_part_of_its_id(
+    tmp_path: Path, files: tuple[str, ...], runtime: str, expected: str
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert find_script(runtime, tmp_path, "infra/k") == tmp_path / expected
+
+
+def test_a_missing_script_is_said_with_the_names_it_could_have(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match=r"needs k.py or task.py beside the TaskSet"):
+        find_script("python", tmp_path, "infra/k")
+    (tmp_path / "task.yaml").touch()
+    with pytest.raises(CannotStart, match=r"needs task.py beside task.yaml"):
+        find_script("python", tmp_path, "infra/k")
+
+
+def test_an_inline_task_is_started_by_its_own_script(tmp_path: Path) -> None:
+    (tmp_path / "k.py").touch()
+    assert planned(tmp_path, "python", task_id="infra/k").script == tmp_path / "k.py"

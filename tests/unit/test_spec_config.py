@@ -98,7 +98,7 @@ def test_a_whole_config_with_paths_made_absolute() -> None:
 
 
 def test_what_is_accepted_without_effect_is_named() -> None:
-    assert parse(WHOLE).not_built == ("relay",)
+    assert parse(WHOLE).not_built == ()
     assert "store: postgresql" in parse("store: postgresql://u@h/db\n").not_built
     assert parse("store: sqlite\n").not_built == ()
 
@@ -126,6 +126,9 @@ def test_the_folder_of_the_config_may_be_a_source() -> None:
         ("source: []\n", "1:1: unknown field 'source', did you mean 'sources'?"),
         ("sources: [{path: a, setle: 1s}]\n", "1:21: unknown field 'setle', did you mean 'settle'?"),
         ("sources: [{name: a}]\n", "1:11: 'path' is missing"),
+        ("sources: [{url: 'https://me:hunter2@h/x'}]\n", "1:12: 'url' holds a password, a token or a query: remove it"),
+        (f"sources: [{{url: 'https://{'x' * 40}@h/x'}}]\n", "1:12: 'url' holds a password, a token or a query: remove it"),
+        ("sources: [{url: 'https://h/x?token=hunter2'}]\n", "1:12: 'url' holds a password, a token or a query: remove it"),
         ("sources: [{type: git, name: a}]\n", "1:11: 'url' is missing"),
         ("sources: [{path: a, type: local, url: 'https://h/x'}]\n", "1:34: 'url' has no meaning in a local source"),
         ("sources: [{path: x/a}, {path: y/a}]\n", "1:24: duplicate source name 'a', first in line 1"),
@@ -145,6 +148,12 @@ def test_the_folder_of_the_config_may_be_a_source() -> None:
         ("retention: {runs: 30}\n", "1:13: 'runs': '30' is not a duration: write 30s for seconds"),
         ("retention: {bundles: -1}\n", "1:13: 'bundles' must be between 0 and"),
         ("execution: {max_concurrent_runs: many}\n", "1:13: 'max_concurrent_runs' must be a whole number"),
+        ("relay: {url: 'http://relay.example.org', name: a, token_env: T}\n", "1:9: 'url' must be like https://relay.example.org; http://"),
+        ("relay: {url: 'https://u:p@relay.example.org', name: a, token_env: T}\n", "1:9: 'url' must be like https://relay.example.org"),
+        ("relay: {url: 'https://relay.example.org?x', name: a, token_env: T}\n", "1:9: 'url' must be like https://relay.example.org"),
+        ("relay: {url: 'http://127.evil.example', name: a, token_env: T}\n", "1:9: 'url' must be like https://relay.example.org"),
+        ("relay: {url: 'https://r', name: a/b, token_env: T}\n", "1:27: 'name' must be 1 to 63 of A-Z"),
+        ("relay: {url: 'https://r', name: a}\n", "1:1: 'token_env' is missing"),
         ("relay: {url: x}\nrelay: {url: y}\n", "2:1: duplicate key 'relay'"),
         ("- a\n", "1:1: dicode.yaml must be a mapping"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from dicode.admin import offline
 from dicode.messages.task import TaskSpec
+from dicode.spec.taskset import Overrides
 
 MANUAL = "trigger: {manual: true}\n"
 
@@ -91,12 +91,52 @@ def test_an_include_reaches_to_the_root_or_the_work_tree(source: Path, capsys: p
     assert rendered(capsys, source / "src")[0]["id"] == "t"
 
 
-def test_a_taskset_is_one_clear_error(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(source / "taskset.yaml", "kind: TaskSet\n")
-    for path in (source, source / "taskset.yaml"):
-        (item,) = rendered(capsys, path, code=1)
-        assert item["id"] == ""
-        assert (item["error"]["file"], item["error"]["line"]) == ("taskset.yaml", 1)
+def test_a_taskset_is_rendered_from_its_folder_or_its_file(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(source / "set/taskset.yaml", "kind: TaskSet\nspec: {entries: {k: {inline: {name: K, trigger: {manual: true}}}, b: {ref: {path: ../b}}}}\n")
+    put(source / "set/k.sh", "true\n")
+    put(source / "b/task.yaml", f'kind: Task\nname: B\n{MANUAL}params: {{lib: "${{TASK_SET_DIR}}/lib"}}\n')
+    (source / ".git").mkdir()
+    for path, name in ((source / "set", ""), (source / "set/taskset.yaml", "set"), (Path("set"), "")):
+        b, k = rendered(capsys, path, source_name=name)
+        assert (b["id"], b["dir"], k["id"], k["dir"]) == ("set/b", str(source / "b"), "set/k", str(source / "set"))
+        assert b["spec"]["params"] == [{"name": "lib", "default": str(source / "set/lib")}]
+    assert [item["id"] for item in rendered(capsys, source / "set", source_name="infra")] == ["infra/b", "infra/k"]
+
+
+def test_a_set_may_not_lead_out_of_its_root(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(source / "set/taskset.yaml", "kind: TaskSet\nspec: {entries: {b: {ref: {path: ../b}}}}\n")
+    (item,) = rendered(capsys, source / "set", code=1)
+    assert (item["id"], item["error"]["file"]) == ("set/b", "taskset.yaml")
+    assert "outside" in item["error"]["message"]
+    (item,) = rendered(capsys, source / "set", code=1, root=source / "b")
+    assert (item["id"], item["error"]["message"]) == ("", f"lies outside the root {source / 'b'}")
+
+
+def test_what_is_in_another_repository_is_a_fault_of_render_and_left_out_by_validate(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(
+        source / "taskset.yaml",
+        "kind: TaskSet\nspec:\n  entries:\n    a: {ref: {url: 'https://host/x', path: y}}\n    k: {inline: {name: K, trigger: {manual: true}}}\n",
+    )
+    put(source / "k.sh", "true\n")
+    away, fine = rendered(capsys, source, code=1, source_name="s")
+    assert (away["id"], away["error"]["line"], fine["id"]) == ("s/a", 4, "s/k")
+    assert "cannot be read offline" in away["error"]["message"]
+    assert offline.validate(source) == 0
+    assert capsys.readouterr().out == "1 task, no faults; not checked: 1 in other repositories\n"
+
+
+def test_a_set_under_any_name_is_known_by_its_kind(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(source / "staging.yaml", "kind: TaskSet\nspec: {entries: {b: {reff: {}}}}\n")
+    assert offline.validate(Path("staging.yaml")) == 2
+    assert "did you mean 'ref'?" in capsys.readouterr().out
+    assert offline.render(source / "staging.yaml") == 1
+
+
+def test_a_fault_of_a_set_that_many_lead_to_is_said_once(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(source / "taskset.yaml", "kind: TaskSet\nspec: {entries: {a: {ref: {path: n}}, b: {ref: {path: n}}}}\n")
+    put(source / "n/taskset.yaml", "kind: TaskSet\n")
+    assert offline.validate(source) == 2
+    assert capsys.readouterr().out == "n/taskset.yaml:1:1: 'spec' is missing\n"
 
 
 def test_an_empty_folder_has_no_tasks_and_a_missing_one_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,8 +177,24 @@ def test_the_schema_names_every_field_and_closes_the_door_on_others(capsys: pyte
     assert "js" in schema["properties"]["runtime"]["enum"]
 
 
-def test_the_work_tree_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "repo/.git").mkdir(parents=True)
-    (tmp_path / "repo/a/b").mkdir(parents=True)
-    assert offline.work_tree(str(tmp_path / "repo/a/b")) == str(tmp_path / "repo")
-    assert offline.work_tree(os.path.join(str(tmp_path), "repo")) == str(tmp_path / "repo")
+@pytest.mark.parametrize(
+    ("kind", "required", "some"),
+    [("task", ["name", "trigger"], "retry"), ("taskset", ["kind", "spec"], "metadata"), ("config", None, "credentials")],
+)
+def test_there_is_a_schema_for_every_kind_of_file(capsys: pytest.CaptureFixture[str], kind: str, required: list[str] | None, some: str) -> None:
+    assert offline.schema(kind) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert (schema.get("required"), schema["additionalProperties"], schema["$schema"][:19]) == (required, False, "https://json-schema")
+    assert some in schema["properties"]
+
+
+def test_the_schema_of_a_set_knows_patches_within_patches_and_one_dev_ref(capsys: pytest.CaptureFixture[str]) -> None:
+    offline.schema("taskset")
+    schema = json.loads(capsys.readouterr().out)
+    entry = schema["properties"]["spec"]["properties"]["entries"]["additionalProperties"]
+    assert entry["properties"]["overrides"] == {"$ref": "#/$defs/overrides"}
+    patch = schema["$defs"]["overrides"]
+    assert set(patch["properties"]) == set(Overrides.__struct_fields__)
+    assert patch["properties"]["entries"]["additionalProperties"] == {"$ref": "#/$defs/overrides"}
+    assert "dev_ref" not in entry["properties"]["ref"]["properties"]["dev_ref"]["properties"]
+    assert entry["properties"]["inline"]["required"] == ["name", "trigger"]

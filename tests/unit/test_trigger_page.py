@@ -40,3 +40,9 @@ def test_the_script_comes_first_in_the_head() -> None:
 
 def test_a_path_cannot_write_html() -> None:
     assert b"<script>alert" not in with_script(b"<head>", '/hooks/"><script>alert(1)</script>')
+
+
+def test_the_script_of_an_inline_task_is_no_asset() -> None:
+    assert asset_type("deploy.js", "deploy") is None
+    assert asset_type("page.js", "deploy") is not None
+    assert asset_type("deploy.js") is not None

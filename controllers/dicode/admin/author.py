@@ -11,7 +11,8 @@ from dicode.admin import starters
 from dicode.admin.errors import Failed, Usage
 from dicode.admin.nouns import unknown
 
-Folder = Annotated[Path, typer.Argument(metavar="PATH", help="a task folder or a folder of them")]
+Folder = Annotated[Path, typer.Argument(metavar="PATH", help="a task folder, a folder of them, or a TaskSet")]
+SCHEMAS = ("task", "taskset", "config")
 FORMATS = ("json", "yaml", "name", "table")
 
 
@@ -48,7 +49,7 @@ def init(
 
 
 def validate(path: Folder = Path()) -> int:
-    """Check a task folder, a folder of them or a dicode.yaml, and print every fault with its line. Example: dicode validate examples"""
+    """Check a task folder, a folder of them, a TaskSet or a dicode.yaml, and print every fault with its line. Example: dicode validate examples"""
     from dicode.admin import offline
 
     return offline.validate(path)
@@ -71,8 +72,12 @@ def render(
     return offline.render(path, output=output, source_name=source_name, root=root, dev=dev, manifest=manifest, spec=spec)
 
 
-def schema() -> int:
-    """Print the JSON Schema of task.yaml, for an editor to check and complete. Example: dicode schema > task.schema.json"""
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="[task|taskset|config]", help="which file it is for")] = "task",
+) -> int:
+    """Print the JSON Schema of task.yaml, taskset.yaml or dicode.yaml, for an editor. Example: dicode schema taskset > taskset.schema.json"""
     from dicode.admin import offline
 
-    return offline.schema()
+    if kind not in SCHEMAS:
+        raise Usage(unknown("kind of file", kind, SCHEMAS))
+    return offline.schema(kind)

@@ -6,26 +6,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from dicode.admin.rendering import ELSEWHERE, Rendered, resolve
 from dicode.messages.fault import Fault
 from dicode.process.logs import clean, complain
 from dicode.process.settings import CONFIG_NAME, default_data_dir
-from dicode.process.tree import TASK_FILE, Found, find_tasks, ignores_for, read_folder
-from dicode.spec import template
-from dicode.spec.resolve import Resolved, resolve_folder
+from dicode.process.tree import SET_FILE, TASK_FILE
+from dicode.spec import template, yaml
+from dicode.spec.resolve import Resolved
 from dicode.spec.view import view
-
-TASKSET_FILE = "taskset.yaml"
-
-
-class Rendered(NamedTuple):
-    """What is in a folder: each id once, resolved or with what is wrong. Faults name files absolutely."""
-
-    tasks: dict[str, Resolved | tuple[Fault, ...]]
-    root: str
 
 
 def render(
@@ -42,90 +34,73 @@ def render(
 
     `manifest`, `spec`: print only this task's manifest or spec JSON, byte for byte.
     """
-    if not path.is_dir() and not (path.is_file() and path.name in (TASK_FILE, TASKSET_FILE)):
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".yaml"):
         complain(f"{path}: no such folder of tasks")
         return 2
-    rendered = _resolve(path, root)
+    rendered = resolve(path, root, name=source_name, dev=dev)
     for wanted, field in ((manifest, "manifest"), (spec, "spec_json")):
         if wanted is not None:
             return _print_bytes(rendered, wanted, field)
-    items = [_item(id, found, rendered.root) for id, found in sorted(rendered.tasks.items())]
+    items = [_item(id, found, rendered) for id, found in sorted(rendered.tasks.items())]
     _print(items, output)
     return 1 if any("error" in item for item in items) else 0
 
 
 def validate(path: Path) -> int:
-    """Print every fault at `path` (a folder, a task.yaml or a dicode.yaml), one a line. Exit code 2 when there is one."""
+    """Print every fault at `path` (a folder, a task.yaml, a TaskSet or a dicode.yaml), one a line. Exit code 2 when there is one.
+
+    What lies in other repositories is not checked, and no fault.
+    """
     if not path.exists():
         complain(f"{path}: no such file or folder")
         return 2
-    if path.is_file() and path.name not in (TASK_FILE, TASKSET_FILE):
+    if path.is_file() and not _is_source(path):
         return _report(_config_faults(path), f"{path.name} is fine")
-    rendered = _resolve(path, None)
+    rendered = resolve(path)
     config = path / CONFIG_NAME
     faults = _config_faults(config) if config.is_file() else []
     bad = [found for found in rendered.tasks.values() if not isinstance(found, Resolved)]
-    faults += [fault for found in bad for fault in found]
-    count = len(rendered.tasks)
-    return _report(faults, f"{count} task{'' if count == 1 else 's'}, no faults" if count else f"no {TASK_FILE} below {path}")
+    elsewhere = [found for found in bad if found[0].message.endswith(ELSEWHERE)]
+    faults += [fault for found in bad for fault in found if found not in elsewhere]
+    return _report(list(dict.fromkeys(faults)), _fine(path, len(rendered.tasks) - len(elsewhere), len(elsewhere)))
 
 
-def schema() -> int:
-    """Print the JSON Schema of task.yaml."""
-    from dicode.spec.jsonschema import task_schema
+def _is_source(file: Path) -> bool:
+    """Is it a task or a TaskSet, by its name or by what it says it is?"""
+    if file.name in (TASK_FILE, SET_FILE):
+        return True
+    try:
+        root = yaml.read(file.read_bytes(), "", yaml.CONFIG).root
+    except OSError:
+        return False
+    return isinstance(root, yaml.Mapping) and "kind" in root.items
 
-    print(json.dumps(task_schema(), indent=2))
+
+def _fine(path: Path, tasks: int, elsewhere: int) -> str:
+    if not tasks and not elsewhere:
+        return f"no {TASK_FILE} below {path}"
+    checked = f"{tasks} task{'' if tasks == 1 else 's'}, no faults"
+    return checked if not elsewhere else f"{checked}; not checked: {elsewhere} in other repositories"
+
+
+def schema(kind: str = "task") -> int:
+    """Print the JSON Schema of a kind of file: one of `jsonschema.KINDS`."""
+    from dicode.spec.jsonschema import KINDS
+
+    print(json.dumps(KINDS[kind](), indent=2))
     return 0
 
 
-def _resolve(path: Path, root: Path | None) -> Rendered:
-    top = os.path.realpath(path)
-    if os.path.isfile(top) and os.path.basename(top) == TASK_FILE:
-        top = os.path.dirname(top)
-    if os.path.isfile(top) or os.path.lexists(f"{top}/{TASKSET_FILE}"):
-        file = top if os.path.isfile(top) else f"{top}/{TASKSET_FILE}"
-        fault = Fault(file, 1, 1, "TaskSets are not read in this release yet: point at a folder of task folders")
-        return Rendered({"": (fault,)}, os.path.dirname(file))
-    limit = os.path.realpath(root) if root is not None else work_tree(top)
-    tasks: dict[str, Resolved | tuple[Fault, ...]] = {}
-
-    def unreadable(error: OSError) -> None:
-        tasks[os.path.relpath(error.filename, top)] = (Fault(error.filename, 1, 1, error.strerror or "cannot be read"),)
-
-    try:
-        for found in find_tasks(top, unreadable, ignores=ignores_for(top, limit)):
-            tasks[found.id] = _task(found, limit)
-    except OSError as error:
-        tasks = {"": (Fault(top, 1, 1, error.strerror or "cannot be read"),)}
-    return Rendered(tasks, top)
-
-
-def _task(found: Found, root: str) -> Resolved | tuple[Fault, ...]:
-    return resolve_folder(read_folder(found.dir, root=root, ignores=found.ignores), found.id)
-
-
-def work_tree(folder: str) -> str:
-    """The enclosing git work tree, else the folder itself: what includes and refs may not leave."""
-    place = folder
-    while True:
-        if os.path.exists(f"{place}/.git"):
-            return place
-        above = os.path.dirname(place)
-        if above == place:
-            return folder
-        place = above
-
-
-def _item(id: str, found: Resolved | tuple[Fault, ...], root: str) -> dict[str, Any]:
+def _item(id: str, found: Resolved | tuple[Fault, ...], rendered: Rendered) -> dict[str, Any]:
     if not isinstance(found, Resolved):
         first = found[0]
-        error = {"file": os.path.relpath(first.file, root), "line": first.line, "column": first.column, "message": first.message}
+        error = {"file": os.path.relpath(first.file, rendered.top), "line": first.line, "column": first.column, "message": first.message}
         return {"id": id, "error": error}
-    return {"id": id, "digest": found.digest, "process": found.process, "dir": found.dir, "spec": _spec(found, root)}
+    return {"id": id, "digest": found.digest, "process": found.process, "dir": found.dir, "spec": _spec(found, rendered)}
 
 
-def _spec(found: Resolved, root: str) -> dict[str, Any]:
-    variables = {"TASK_DIR": found.dir, "TASK_SET_DIR": root, "DATADIR": str(default_data_dir()), "HOME": os.path.expanduser("~")}
+def _spec(found: Resolved, rendered: Rendered) -> dict[str, Any]:
+    variables = {"TASK_DIR": found.dir, "TASK_SET_DIR": rendered.top, "DATADIR": str(default_data_dir()), "HOME": os.path.expanduser("~")}
     return view(template.expand_spec(found.spec, variables, {}).spec, found.runtime)
 
 

@@ -191,7 +191,8 @@ def _read_page(bundles: Bundles, hook: Hook, below: str) -> Answer | None:
         return None
     if not below or below == "index.html":
         return Answer(200, with_script(index.read_bytes(), hook.path), TYPES[".html"], ((b"cache-control", b"no-cache"),))
-    type = asset_type(below)
+    inline = not (folder / "task.yaml").is_file()
+    type = asset_type(below, hook.task.rpartition("/")[2] if inline else "")
     path = folder / below
     if type is None or not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
         return NOT_FOUND

@@ -27,12 +27,12 @@ _LOCK = re.compile(r"(^|[._-])lock(\.|$)|npm-shrinkwrap", re.IGNORECASE)
 _HEAD = re.compile(rb"<head(\s[^>]*)?>", re.IGNORECASE)
 
 
-def asset_type(path: str) -> bytes | None:
-    """The content type of this path in the folder; None when it is not for browsers."""
+def asset_type(path: str, key: str = "") -> bytes | None:
+    """The content type of this path in the folder; None when it is not for browsers. `key`: what the files of an inline task are called."""
     *folders, name = path.split("/")
     if not all(_SEGMENT.fullmatch(part) for part in (*folders, name)):
         return None
-    if name.lower().startswith("task.") or _LOCK.search(name):
+    if name.lower().startswith(("task.", f"{key.lower() or 'task'}.")) or _LOCK.search(name):
         return None
     return TYPES.get("." + name.rpartition(".")[2].lower()) if "." in name else None
 

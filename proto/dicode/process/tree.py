@@ -1,4 +1,4 @@
-"""Task folders on disk: finding them, and reading one whole. Everything here blocks.
+"""Task folders on disk: finding them, reading one whole, and looking at what a ref leads to. Everything here blocks.
 
 Nothing is followed and nothing is trusted: folders and files are opened one name at a time from the folder above
 (O_NOFOLLOW, O_NONBLOCK), only plain files are read, and the limits of SPEC 9 are checked on the way.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from dicode.messages.fault import Fault
@@ -25,11 +25,16 @@ from dicode.spec.folder import (
     Wanted,
     bad_links,
     bad_name,
+    own_names,
     wanted,
 )
 from dicode.spec.ignore import IGNORE_FILES, Ignores
+from dicode.spec.trees import Look, NothingSeen, SetSeen, TaskSeen, Want
+from dicode.spec.yaml import CONFIG, TOP
 
 TASK_FILE = "task.yaml"
+SET_FILE = "taskset.yaml"
+MAX_LINKS = 40  # on the way to one file, as Linux has it
 MAX_IGNORE_FILE = 64 * 1024
 FIND_DEPTH = 64  # folders; an id holds 16 segments, so what lies deeper could only be an error
 READ_AGAIN = 3  # times, of a file that changes while it is read
@@ -130,16 +135,43 @@ def read_folder(dir: str | os.PathLike[str], *, root: str | os.PathLike[str] | N
     return _Reading(os.path.abspath(dir), os.path.abspath(root if root is not None else dir), ignores).whole()
 
 
+def read_inline(
+    dir: str | os.PathLike[str],
+    key: str,
+    *,
+    root: str | os.PathLike[str],
+    include: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    ignores: Ignores | None = None,
+) -> Folder:
+    """The files of the inline task `key` of the set in `dir`: `KEY.*`, or where there are none `task.*`, and `include`.
+
+    What is wrong with an include is said as `include PATH: …`; who knows the set puts it in its place.
+    """
+    asked = Wanted(tuple((written, TOP) for written in include), tuple(ignore))
+    return _Reading(os.path.abspath(dir), os.path.abspath(root), ignores, key, asked).whole()
+
+
+def read_wanted(root: str | os.PathLike[str], want: Want, ignores: Ignores | None = None) -> Folder:
+    """The folder of a task, or the part of one that is an inline task's."""
+    dir = os.path.join(root, want.path) if want.path else os.fspath(root)
+    if not want.key:
+        return read_folder(dir, root=root, ignores=ignores)
+    return read_inline(dir, want.key, root=root, include=want.include, ignore=want.ignore, ignores=ignores)
+
+
 class _Stop(Exception):
     """The folder is over a limit: no use in going on."""
 
 
 class _Reading:
-    """One pass over a task folder and its includes."""
+    """One pass over a task folder and its includes. Of a folder that holds the inline task `key` only its files are taken."""
 
-    def __init__(self, dir: str, root: str, ignores: Ignores | None) -> None:
+    def __init__(self, dir: str, root: str, ignores: Ignores | None, key: str = "", asked: Wanted | None = None) -> None:
         self._dir = dir
         self._root = root
+        self._key = key
+        self._asked = asked
         self._ignores = ignores_for(dir, root) if ignores is None else ignores
         self._owners = (-1, -1)  # whose files may be hard links: of the folder, and our own
         self._base = ""  # what links may not leave: the task folder, or the include that is being read
@@ -167,14 +199,30 @@ class _Reading:
         try:
             fd = os.open(self._dir, _FOLDER if self._dir != self._root else _FOLDER & ~os.O_NOFOLLOW)  # only a root may be a link
             try:
-                asked = wanted(self._task_yaml(fd))
+                asked = self._asked or wanted(self._task_yaml(fd))
                 rules = _own_rules(self._ignores, fd)
-                self._folder(fd, "", rules.with_patterns(asked.ignore) if asked.ignore else rules, 1)
+                rules = rules.with_patterns(asked.ignore) if asked.ignore else rules
+                if self._key:
+                    self._own_files(fd, rules)
+                else:
+                    self._folder(fd, "", rules, 1)
             finally:
                 os.close(fd)
             self._includes(asked)
         except _Stop:
             pass
+
+    def _own_files(self, fd: int, rules: Ignores) -> None:
+        """Those of the inline task; folders are never among them."""
+        self._owners = (os.fstat(fd).st_uid, os.geteuid())
+        with os.scandir(fd) as entries:
+            found = {entry.name: entry for entry in entries if not rules.ignored(entry.name, False) and not entry.is_dir(follow_symlinks=False)}
+            for name in own_names(found, self._key):
+                wrong = bad_name(name)
+                if wrong is None:
+                    self._count(fd, name, name, found[name])
+                else:
+                    self._fault(ascii(name)[1:-1], wrong)
 
     def _task_yaml(self, fd: int) -> bytes:
         self._owners = (os.fstat(fd).st_uid, os.geteuid())
@@ -329,6 +377,151 @@ class _Reading:
     def _over(self, message: str) -> None:
         self._faults.append(Fault(self._dir, 1, 1, message))
         raise _Stop
+
+
+# ── what a ref leads to ──
+
+
+def look(root: str | os.PathLike[str], path: str) -> Look:
+    """What a ref to `path`, relative to `root`, means. Links are followed as long as they stay inside; of a file at most
+    one byte more is read than a set may have.
+    """
+    top = os.path.realpath(root)
+    try:
+        with _Way(top) as way:
+            return _seen(way, path)
+    except _Outside:
+        return NothingSeen("leads outside the root")
+    except FileNotFoundError:
+        return NothingSeen("there is no such file or folder")
+    except NotADirectoryError:
+        return NothingSeen("there is no such folder, a file is in its place")
+    except OSError as error:
+        return NothingSeen(f"cannot be read: {error.strerror}")
+
+
+class _Outside(Exception):
+    """A link leads out of the root."""
+
+
+def _seen(way: _Way, path: str) -> Look:
+    way.go(path)
+    if way.file is None:
+        if way.has(SET_FILE):
+            way.go(SET_FILE)
+            if way.file is None:
+                return NothingSeen(f"{SET_FILE} is a folder: it must be a file")
+        elif way.has(TASK_FILE):
+            return TaskSeen(way.folder)
+        else:
+            return NothingSeen(f"there is neither a {SET_FILE} nor a {TASK_FILE} in it")
+    elif way.file == TASK_FILE:
+        return TaskSeen(way.folder)
+    return _set_seen(way)
+
+
+def _set_seen(way: _Way) -> Look:
+    name = way.file or ""
+    file = os.open(name, _FILE, dir_fd=way.fd)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return NothingSeen(f"{name} is {_called(found.st_mode)}: it must be a file")
+        if found.st_nlink > 1 and found.st_uid not in (os.fstat(way.fd).st_uid, os.geteuid()):
+            return NothingSeen(f"{name} is a hard link to a file of another user: copy it")
+        return SetSeen(f"{way.folder}/{name}" if way.folder else name, _read(file, min(found.st_size, CONFIG.bytes)))
+    finally:
+        os.close(file)
+
+
+class _Way:
+    """A way through folders, each opened by name from the one above; links are followed by us, so none leads out.
+
+    `folder` is where it really stands, relative to the root; `file` the name in it when what was gone to is no folder.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._steps: list[str] = []
+        self._fds: list[int] = []
+        self.file: str | None = None
+
+    def __enter__(self) -> _Way:
+        self._fds.append(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+    @property
+    def fd(self) -> int:
+        return self._fds[-1]
+
+    @property
+    def folder(self) -> str:
+        return "/".join(self._steps)
+
+    def has(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def go(self, path: str) -> None:
+        """To what stands at `path` from here. Raises _Outside, OSError."""
+        todo = path.split("/")[::-1]
+        links = 0
+        while todo:
+            step = todo.pop()
+            if step in ("", "."):
+                continue
+            if self.file is not None:
+                raise NotADirectoryError(20, "is no folder")
+            if step == "..":
+                self._up()
+                continue
+            mode = os.stat(step, dir_fd=self.fd, follow_symlinks=False).st_mode
+            if stat.S_ISLNK(mode):
+                links += 1
+                if links > MAX_LINKS:
+                    raise OSError(40, "its links go round in a circle")
+                todo += self._target(os.readlink(step, dir_fd=self.fd)).split("/")[::-1]
+            elif stat.S_ISDIR(mode):
+                self._fds.append(os.open(step, _FOLDER, dir_fd=self.fd))
+                self._steps.append(step)
+            else:
+                self.file = step
+
+    def _up(self) -> None:
+        if not self._steps:
+            raise _Outside
+        self._steps.pop()
+        os.close(self._fds.pop())
+
+    def _target(self, link: str) -> str:
+        """Where to go for a link, from its folder, or for an absolute one from the root."""
+        if not link.startswith("/"):
+            return link
+        inside = f"{self._root.rstrip('/')}/"
+        target = posixpath.normpath(link)
+        if not f"{target}/".startswith(inside):
+            raise _Outside
+        while self._steps:
+            self._up()
+        return target[len(inside) :]
+
+
+def work_tree(folder: str) -> str:
+    """The git work tree around `folder`, else the folder itself: what includes and refs may not leave."""
+    place = folder
+    while not os.path.lexists(f"{place}/.git"):
+        above = os.path.dirname(place)
+        if above == place:
+            return folder
+        place = above
+    return place
 
 
 def _own_rules(rules: Ignores, fd: int) -> Ignores:

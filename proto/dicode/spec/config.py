@@ -120,6 +120,10 @@ class ConfigFile(_Part, frozen=True, kw_only=True):
 
 _LISTEN = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _URL = re.compile(r"(?:https?|ssh|git|file)://[^\s\0]+|(?!-)[A-Za-z0-9._-]+@(?!-)[A-Za-z0-9.-]+:[^\s\0]+|/[^\0]+")
+_RELAY_URL = re.compile(
+    r"(?:https://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])|http://(?:localhost|127\.[0-9.]+|\[::1\]))(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?"
+)
+_WITH_SECRET = re.compile(r"[a-z]+://(?:[^/@]*:[^/]*|[^/@]{33,})@|https?://[^?#]*[?#]")  # a user of this length is rather a token
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -142,8 +146,25 @@ def _store(node: Node, faults: Faults, at: At, label: str) -> Any:
 
 def _url(node: Node, faults: Faults, at: At, label: str) -> Any:
     value = text(node, faults, at, label)
+    if value is not BAD and _WITH_SECRET.match(value):  # never shown
+        return faults.add(at, "'url' holds a password, a token or a query: remove it, and name the token in auth: {token_env: …}")
     if value is not BAD and not _URL.fullmatch(value):
         return faults.add(at, f"'url' must be like https://host/path, ssh://user@host/path or user@host:path, not {shown(value)}")
+    return value
+
+
+def _relay_url(node: Node, faults: Faults, at: At, label: str) -> Any:
+    value = text(node, faults, at, label)
+    if value is not BAD and not _RELAY_URL.fullmatch(value):
+        wanted = "must be like https://relay.example.org; http:// only reaches this machine, for the token would be read on its way"
+        return faults.add(at, f"'url' {wanted}, not {shown(value)}")
+    return value
+
+
+def _relay_name(node: Node, faults: Faults, at: At, label: str) -> Any:
+    value = text(node, faults, at, label)
+    if value is not BAD and not names.is_segment(value):
+        return faults.add(at, f"'name' must be 1 to 63 of A-Z a-z 0-9 . _ -, beginning with a letter or digit, not {shown(value)}")
     return value
 
 
@@ -191,6 +212,8 @@ _SCHEMA = Schema(
         (SourceEntry, "url"): _url,
         (SourceEntry, "webhook_secret_env"): _variable,
         (Auth, "token_env"): _variable,
+        (Relay, "url"): _relay_url,
+        (Relay, "name"): _relay_name,
         (Relay, "token_env"): _variable,
         (Credential, "token_env"): _variable,
         (Defaults, "on_failure_chain"): _chain,
@@ -344,5 +367,3 @@ def _withheld(written: ConfigFile) -> Iterator[str]:
 def _not_built(written: ConfigFile) -> Iterator[str]:
     if written.store not in (None, "sqlite"):
         yield "store: postgresql"
-    if written.relay is not None:
-        yield "relay"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from dicode.messages.fault import Fault
@@ -11,6 +14,13 @@ from dicode.spec.yaml import Place
 MAX_FILES = 2_000
 MAX_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 16
+
+MAX_NAME = 255  # bytes; no file system has longer ones
+MAX_LINK = 4095  # bytes, as Linux has it
+MAX_STEPS = 400  # from a link to what it leads to
+_USUAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{,63}")
+_SHORT_GIT = re.compile(r"git~[0-9]+(?::.*)?", re.DOTALL)  # how Windows calls `.git` in short
+_IGNORABLE = dict.fromkeys([*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF])  # macOS does not see them in names
 
 FileKind = Literal["x", "-", "l"]
 
@@ -58,6 +68,26 @@ def bad_name(name: str) -> str | None:
     return None
 
 
+def bad_git_name(name: str) -> str | None:
+    """What is wrong with the name of an entry of a commit, before anything else is asked of it; None when it is fine.
+
+    Git never makes such names, and a checkout somewhere could take them for something else: the rules are those of its fsck.
+    """
+    if _USUAL.fullmatch(name):
+        return None
+    if len(name) > MAX_NAME or len(name.encode(errors="surrogateescape")) > MAX_NAME:
+        return f"the name {shortened(name)} is longer than {MAX_NAME} bytes"
+    plain = name.translate(_IGNORABLE).casefold().rstrip(". ")
+    if name in ("", ".", "..") or "/" in name or "\\" in name or plain == ".git" or plain.startswith(".git:") or _SHORT_GIT.fullmatch(plain):
+        return f"the name {shortened(name)} is not allowed in a commit"
+    return None
+
+
+def shortened(name: str) -> str:
+    """A name for a message, whatever it holds, however long it is."""
+    return ascii(name) if len(name) <= 64 else f"{name[:64]!a}…"
+
+
 def bad_links(links: dict[str, str]) -> dict[str, str]:
     """Of the links of one folder (path → target), those that do not stay inside, each with what is wrong."""
     return {path: wrong for path in links if (wrong := _bad_link(path, links)) is not None}
@@ -67,9 +97,12 @@ def _bad_link(path: str, links: dict[str, str]) -> str | None:
     """Follows the link as the kernel would, through other links, without a file system."""
     todo = path.split("/")[::-1]
     place: list[str] = []
-    hops = 0
+    hops = steps = 0
     while todo:
         step = todo.pop()
+        steps += 1
+        if steps > MAX_STEPS:
+            return f"{path}: the link to {links[path][:64]}… leads through more than {MAX_STEPS} folders"
         if step in ("", "."):
             continue
         if step == "..":
@@ -107,6 +140,19 @@ def wanted(task_yaml: bytes) -> Wanted:
         return Wanted()
     include = tuple((item.text, Place(item.line, item.column)) for item in _scalars(root.items.get("include")))
     return Wanted(include, tuple(item.text for item in _scalars(root.items.get("ignore"))))
+
+
+def include_target(folder: str, written: str) -> str | None:
+    """Where an include leads, relative to the root; None when that is outside. `folder`: the task's, relative to the root."""
+    target = posixpath.normpath(posixpath.join("/", folder, written))[1:]
+    outside = posixpath.normpath(posixpath.join(folder or ".", written))
+    return None if written.startswith("/") or outside == ".." or outside.startswith("../") else target
+
+
+def own_names(names: Iterable[str], key: str) -> list[str]:
+    """Of the files beside a taskset.yaml those of its inline task `key`: `KEY.*`, or where there are none `task.*`."""
+    seen = [name for name in names if name not in ("task.yaml", "taskset.yaml")]
+    return [name for name in seen if name.startswith(f"{key}.")] or [name for name in seen if name.startswith("task.")]
 
 
 def _scalars(node: yaml.Node | None) -> list[yaml.Scalar]:

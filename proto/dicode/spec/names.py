@@ -20,6 +20,12 @@ def check_id(id: str) -> str | None:
         return f"the id has {len(segments)} segments, at most {MAX_SEGMENTS} are allowed: move the task further up"
     for segment in segments:
         if not is_segment(segment):
-            shown = segment if len(segment) <= 70 else segment[:70] + "…"
-            return f"'{shown}' cannot be part of an id: use 1 to 63 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
+            return bad_segment(segment)
     return None
+
+
+def bad_segment(text: str) -> str:
+    """What to say of a text that is no segment."""
+    short = text if len(text) <= 70 else text[:70] + "…"
+    shown = short if short.isprintable() else ascii(short)[1:-1]
+    return f"'{shown}' cannot be part of an id: use 1 to 63 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"

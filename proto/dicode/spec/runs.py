@@ -68,6 +68,7 @@ def filled(run: Run, task: Task | None, now: int) -> Run | Declined:
         run = replace(
             run,
             digest=task.digest,
+            set_dir=task.set_dir,
             runtime=task.runtime or spec.runtime,
             overlap=spec.overlap or "allow",
             concurrency=spec.concurrency or 0,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import msgspec
+
 from dicode.messages.fault import Fault
 from dicode.messages.task import (
     EnvGrant,
@@ -24,12 +26,13 @@ from dicode.messages.task import (
     Trigger,
 )
 from dicode.spec import schedule, yaml
-from dicode.spec.fields import BAD, At, Faults, Schema, boolean, many, number, one_of, text, whole
+from dicode.spec.fields import BAD, At, Check, Faults, Schema, Take, boolean, many, number, one_of, text, whole
 from dicode.spec.params import check_value
 from dicode.spec.yaml import TOP, Node, Scalar, Sequence, shown
 
 FILE = "task.yaml"
 API_VERSION = "dicode/v1"
+HEAD = frozenset({"apiVersion", "kind"})  # keys of the file, not of the task
 #: Params that dicode gives itself to a task of `on_failure_chain`.
 RESERVED_PARAMS = frozenset({"taskID", "runID", "status", "output", "_chain_depth"})
 #: What `permissions.dicode` may name: lists of ids, and single capabilities.
@@ -41,11 +44,19 @@ DICODE_SWITCHES = (
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL")
 TRIGGERS = ("cron", "webhook", "chain", "manual", "daemon")
 
-_SCRIPTS: dict[Runtime, tuple[str, ...]] = {
+#: What the script of a task folder is called; of two the first counts.
+SCRIPTS: dict[Runtime, tuple[str, ...]] = {
     "python": ("task.py",),
     "deno": ("task.ts", "task.js", "task.mjs"),
     "shell": ("task.sh", "task"),
 }
+
+
+def scripts_of(stem: str) -> dict[Runtime, tuple[str, ...]]:
+    """What the script of an inline task is called: `KEY.py`, `task.sh`. Its files have an ending, all of them."""
+    return {runtime: tuple(f"{stem}{path[4:]}" for path in paths if path != "task") for runtime, paths in SCRIPTS.items()}
+
+
 _HOOK = re.compile(r"/hooks(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@-]+)+")
 _LISTEN = re.compile(r"tcp://(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}|unix://[^\0]+")
 _FROM = re.compile(r"(?:env:)?[^\0=:/]+|task:[^\0]+|.*\$\{.*", re.DOTALL)
@@ -80,12 +91,13 @@ def parse_task(data: bytes, file: str = FILE, *, kind_required: bool = False) ->
 
 def read_task(node: yaml.Mapping, faults: Faults, at: At = TOP, *, kind_required: bool = False) -> TaskSpec | None:
     """The task that a mapping says, or None with its faults noted."""
-    _check_head(node, faults, at, kind_required)
+    check_head(node, faults, at, kind_required)
     spec = _READER(node, faults, at, "task")
     return None if spec is BAD else spec
 
 
-def _check_head(node: yaml.Mapping, faults: Faults, at: At, kind_required: bool) -> None:
+def check_head(node: yaml.Mapping, faults: Faults, at: At, kind_required: bool) -> None:
+    """`apiVersion` and `kind` of a task."""
     for key, expected in (("apiVersion", API_VERSION), ("kind", "Task")):
         found = node.items.get(key)
         if found is None:
@@ -98,7 +110,7 @@ def _check_head(node: yaml.Mapping, faults: Faults, at: At, kind_required: bool)
 # ── forms of single fields ──
 
 
-def _name(node: Node, faults: Faults, at: At, label: str) -> Any:
+def read_name(node: Node, faults: Faults, at: At, label: str) -> Any:
     value = text(node, faults, at, label)
     if value is BAD:
         return BAD
@@ -109,7 +121,7 @@ def _name(node: Node, faults: Faults, at: At, label: str) -> Any:
     return value
 
 
-def _runtime(node: Node, faults: Faults, at: At, label: str) -> Any:
+def read_runtime(node: Node, faults: Faults, at: At, label: str) -> Any:
     if isinstance(node, Scalar) and node.text == "js":
         return "deno"
     return _RUNTIME(node, faults, at, label)
@@ -118,7 +130,7 @@ def _runtime(node: Node, faults: Faults, at: At, label: str) -> Any:
 _RUNTIME = one_of(("deno", "python", "shell", "docker", "podman"))
 
 
-def _params(node: Node, faults: Faults, at: At, label: str) -> Any:
+def read_params(node: Node, faults: Faults, at: At, label: str) -> Any:
     """`name: default`, `name: {…}`, or a list of `{name, …}`."""
     if isinstance(node, Sequence):
         found = [(each, _PARAM(each, faults, each, "a param")) for each in node.items]
@@ -159,7 +171,7 @@ def _check_param(node: yaml.Mapping, values: dict[str, Any], faults: Faults, at:
         faults.add(node.keys["default"], f"the default of param '{shown(values.get('name', ''))}' {wrong}")
 
 
-def _env(node: Node, faults: Faults, at: At, label: str) -> Any:
+def read_env(node: Node, faults: Faults, at: At, label: str) -> Any:
     if not isinstance(node, Sequence):
         return faults.add(at, "'env' must be a list of NAME, NAME=literal or {name, …}")
     return _unique([(each, _grant(each, faults)) for each in node.items], faults, "variable")
@@ -188,7 +200,7 @@ def _env_from(node: Node, faults: Faults, at: At, label: str) -> Any:
     return value
 
 
-def _capabilities(node: Node, faults: Faults, at: At, label: str) -> Any:
+def read_capabilities(node: Node, faults: Faults, at: At, label: str) -> Any:
     """`permissions.dicode`: lists of ids, and switches; a switch may be a list too (of what it is limited to)."""
     if not isinstance(node, yaml.Mapping):
         return faults.add(at, "'dicode' must be a mapping, such as `{tasks: [ID]}`")
@@ -278,11 +290,16 @@ def _unique(found: Collection[tuple[At, Any]], faults: Faults, what: str) -> Any
 
 
 def _check_trigger(node: yaml.Mapping, values: dict[str, Any], faults: Faults, at: At) -> None:
-    said = [name for name in TRIGGERS if _says(node, name)]
+    said = trigger_types(node)
     if len(said) > 1:
         faults.add(at, f"exactly one trigger is allowed, found {' and '.join(said)}: keep one")
     elif not said:
         faults.add(at, "exactly one trigger must be given: cron, webhook, chain, `manual: true` or `daemon: true`")
+
+
+def trigger_types(node: yaml.Mapping) -> list[str]:
+    """The trigger types that a `trigger:` says; `manual: false` says nothing."""
+    return [name for name in TRIGGERS if _says(node, name)]
 
 
 def _says(node: yaml.Mapping, name: str) -> bool:
@@ -314,45 +331,46 @@ def _check_task(node: yaml.Mapping, values: dict[str, Any], faults: Faults, at: 
         faults.add(node.keys["docker"], "'docker' needs an image or a build")
 
 
-_SCHEMA = Schema(
-    special={
-        (TaskSpec, "name"): _name,
-        (TaskSpec, "runtime"): _runtime,
-        (TaskSpec, "params"): _params,
-        (TaskSpec, "concurrency"): whole(1, 10_000),
-        (TaskSpec, "on_failure_chain"): _call,
-        (TaskSpec, "include"): many(_path),
-        (TaskSpec, "mcp_port"): whole(0, 65_535),
-        (Trigger, "cron"): _said(schedule.check_cron),
-        (Trigger, "timezone"): _said(schedule.check_zone),
-        (Trigger, "webhook"): _said(check_hook),
-        (Trigger, "methods"): many(_method),
-        (Trigger, "listen"): many(_listen),
-        (Trigger, "stop_signal"): _signal,
-        (Param, "name"): _param_name,
-        (Permissions, "env"): _env,
-        (Permissions, "dicode"): _capabilities,
-        (EnvGrant, "name"): _env_name,
-        (EnvGrant, "from"): _env_from,
-        (Retry, "attempts"): whole(0, 100),
-        (Retry, "multiplier"): number(1, 1000),  # in this range JSON writes a float in one way only
-        (Resources, "nofile"): whole(1),
-        (Resources, "nproc"): whole(1),
-    },
-    checks={
-        TaskSpec: _check_task,
-        Trigger: _check_trigger,
-        Permissions: _check_permissions,
-        Param: _check_param,
-        TaskCall: _check_call,
-        Ready: _check_ready,
-    },
-    hints={"trigger": ": every task needs exactly one trigger, such as `trigger: {manual: true}`"},
-)
+#: How fields in a form of their own are read, in a task.yaml and wherever else they may stand.
+FORMS: dict[tuple[type[msgspec.Struct], str], Take] = {
+    (TaskSpec, "name"): read_name,
+    (TaskSpec, "runtime"): read_runtime,
+    (TaskSpec, "params"): read_params,
+    (TaskSpec, "concurrency"): whole(1, 10_000),
+    (TaskSpec, "on_failure_chain"): _call,
+    (TaskSpec, "include"): many(_path),
+    (TaskSpec, "mcp_port"): whole(0, 65_535),
+    (Trigger, "cron"): _said(schedule.check_cron),
+    (Trigger, "timezone"): _said(schedule.check_zone),
+    (Trigger, "webhook"): _said(check_hook),
+    (Trigger, "methods"): many(_method),
+    (Trigger, "listen"): many(_listen),
+    (Trigger, "stop_signal"): _signal,
+    (Param, "name"): _param_name,
+    (Permissions, "env"): read_env,
+    (Permissions, "dicode"): read_capabilities,
+    (EnvGrant, "name"): _env_name,
+    (EnvGrant, "from"): _env_from,
+    (Retry, "attempts"): whole(0, 100),
+    (Retry, "multiplier"): number(1, 1000),  # in this range JSON writes a float in one way only
+    (Resources, "nofile"): whole(1),
+    (Resources, "nproc"): whole(1),
+}
+#: Rules over several fields of one mapping.
+RULES: dict[type[msgspec.Struct], Check] = {
+    TaskSpec: _check_task,
+    Trigger: _check_trigger,
+    Permissions: _check_permissions,
+    Param: _check_param,
+    TaskCall: _check_call,
+    Ready: _check_ready,
+}
+HINTS = {"trigger": ": every task needs exactly one trigger, such as `trigger: {manual: true}`"}
+_SCHEMA = Schema(FORMS, RULES, HINTS)
 _PARAM = _SCHEMA.reader(Param)
 _GRANT = _SCHEMA.reader(EnvGrant)
 _CALL = _SCHEMA.reader(TaskCall)
-_READER = _SCHEMA.reader(TaskSpec, accepted=frozenset({"apiVersion", "kind"}))
+_READER = _SCHEMA.reader(TaskSpec, accepted=HEAD)
 
 
 # ── what follows from a spec ──
@@ -365,22 +383,35 @@ class Script(NamedTuple):
     path: str
 
 
-def choose_script(spec: TaskSpec, kinds: dict[str, str]) -> Script | str:
-    """The script among the files of the folder (path → `x`, `-` or `l`), or what is missing.
+def own_stem(paths: Iterable[str], key: str) -> str:
+    """What the files of an inline task are called before the dot: its KEY, or where no file is, `task`."""
+    return key if any(path.startswith(f"{key}.") for path in paths) else "task"
+
+
+def choose_script(spec: TaskSpec, kinds: dict[str, str], key: str = "") -> Script | str:
+    """The script among the files of the folder (path → `x`, `-` or `l`), or what is missing. `key`: of an inline task.
 
     A file called `task` counts only when it may be executed.
     """
     if spec.runtime in ("docker", "podman"):
         return Script(spec.runtime, "")
-    runtimes: Iterable[Runtime] = _SCRIPTS if spec.runtime is None else (spec.runtime,)
-    found = [Script(runtime, path) for runtime in runtimes for path in _SCRIPTS[runtime] if path in kinds and (path != "task" or kinds[path] == "x")]
+    names = scripts_of(own_stem(kinds, key)) if key else SCRIPTS
+    runtimes: Iterable[Runtime] = names if spec.runtime is None else (spec.runtime,)
+    found = [Script(runtime, path) for runtime in runtimes for path in names[runtime] if path in kinds and (path != "task" or kinds[path] == "x")]
     if not found:
-        expected = " or ".join(path if path != "task" else "an executable task" for runtime in runtimes for path in _SCRIPTS[runtime])
-        more = "; task is there but not executable" if "task" in kinds else ""
-        return f"the script is missing: expected {expected} beside {FILE}{more}"
+        return _script_missing(runtimes, kinds, key)
     if len({script.runtime for script in found}) > 1:
         return f"both {' and '.join(script.path for script in found)} are here: choose with `runtime:`"
     return found[0]
+
+
+def _script_missing(runtimes: Iterable[Runtime], kinds: dict[str, str], key: str) -> str:
+    names = scripts_of(key) if key else SCRIPTS
+    expected = " or ".join(path if path != "task" else "an executable task" for runtime in runtimes for path in names[runtime])
+    if key:
+        return f"the script is missing: expected {expected} beside the TaskSet, or a task.* where there is no {key}.*"
+    more = "; task is there but not executable" if "task" in kinds else ""
+    return f"the script is missing: expected {expected} beside {FILE}{more}"
 
 
 def not_built(spec: TaskSpec, runtime: Runtime | None) -> tuple[str, ...]:

@@ -48,11 +48,13 @@ def plan(
     state_dir: Path,
     data_dir: Path,
     host: Mapping[str, str],
+    task_id: str = "",
+    set_dir: str = "",
     python: Path | None = None,
     variables: Mapping[str, str] | None = None,
     socket: Path | None = None,
 ) -> Launch:
-    """The command for the task in `task_dir`, its folder in an unpacked bundle.
+    """The command for the task `task_id` in `task_dir`, its folder in an unpacked bundle.
 
     `host` is the environment of the role, as far as a task may see it (environment.visible).
     `python` is the interpreter with the task's PEP 723 dependencies (runtime.dependencies), None for the plain one.
@@ -61,15 +63,15 @@ def plan(
     """
     match runtime or "deno":
         case "python":
-            script = find_script("python", task_dir)
+            script = find_script("python", task_dir, task_id)
             argv = (str(python or sys.executable), "-P", "-B", "-u", str(PYTHON_ENTRY), str(script))
             return Launch(argv, task_dir, {}, script=None if python else script)
         case "shell":
-            return Launch(_shell(find_script("shell", task_dir)), task_dir, {}, stdin_is_input=True)
+            return Launch(_shell(find_script("shell", task_dir, task_id)), task_dir, {}, stdin_is_input=True)
         case "deno":
-            script = find_script("deno", task_dir)
+            script = find_script("deno", task_dir, task_id)
             binary = find_program("deno", host, "a deno task needs deno: pip install 'dicode[deno]', or put deno on the PATH")
-            names = known(task_dir, data_dir, host)
+            names = known(task_dir, data_dir, host, set_dir)
             flags = permission_flags(spec.permissions, lambda text: expand(text, names, host), task_dir, state_dir, variables or {}, socket)
             lock = ("--lock=deno.lock", "--frozen") if (task_dir / "deno.lock").is_file() else ("--no-lock",)
             argv = (binary, "run", "--quiet", "--no-prompt", *lock, *flags, str(DENO_SHIM), script.as_uri())
@@ -78,13 +80,21 @@ def plan(
             raise CannotStart(f"NotImplemented: runtime '{name}' cannot be started by this release")
 
 
-def find_script(runtime: str, task_dir: Path) -> Path:
-    """The script of a task. Raises CannotStart."""
-    for name in SCRIPTS[runtime]:
+def find_script(runtime: str, task_dir: Path, task_id: str = "") -> Path:
+    """The script of a task. Raises CannotStart.
+
+    The bundle of a task folder has its task.yaml. That of an inline task has none, and its script is called by its KEY,
+    the last part of the id, or `task.*`.
+    """
+    key = task_id.rpartition("/")[2]
+    own = [f"{key}{name[4:]}" for name in SCRIPTS[runtime] if name != "task"] if key else []
+    is_inline = not (task_dir / "task.yaml").exists()
+    for name in (*own, *SCRIPTS[runtime]) if is_inline else (*SCRIPTS[runtime], *own):
         path = task_dir / name
         if path.is_file():
             return path
-    raise CannotStart(f"NoScript: a {runtime} task needs {' or '.join(SCRIPTS[runtime])} beside task.yaml")
+    names = (*own, *SCRIPTS[runtime]) if is_inline else SCRIPTS[runtime]
+    raise CannotStart(f"NoScript: a {runtime} task needs {' or '.join(names)} beside {'the TaskSet' if is_inline else 'task.yaml'}")
 
 
 def _shell(script: Path) -> tuple[str, ...]:

@@ -51,19 +51,19 @@ class Launcher:
         task_dir = self.bundles.unpack(task.digest)
         state_dir = environment.state_folder(settings.state, task.id)
         state_dir.mkdir(mode=0o700, exist_ok=True)
-        params = params_of(spec, {}, environment.known(task_dir, settings.data_dir, settings.environ))
+        params = params_of(spec, {}, environment.known(task_dir, settings.data_dir, settings.environ, task.set_dir))
         built = environment.build(
             spec, settings.environ, task_id=task.id, task_dir=task_dir, state_dir=state_dir, data_dir=settings.data_dir,
-            params=params, withheld=withheld, own={"DICODE_PARAMS": json.dumps(params, ensure_ascii=False)},
+            set_dir=task.set_dir, params=params, withheld=withheld, own={"DICODE_PARAMS": json.dumps(params, ensure_ascii=False)},
         )  # fmt: skip
         if built.missing:
             raise CannotStart(f"MissingEnv: {'; '.join(built.missing)}")
         envs = settings.data_dir / "envs"
-        script = find_script("python", task_dir) if runtime == "python" else None
+        script = find_script("python", task_dir, task.id) if runtime == "python" else None
         needs = dependencies.needs_of(script.read_bytes()) if script is not None else None
         python = dependencies.interpreter(envs, needs.key) if needs is not None else None
         launch = plan(
-            spec, runtime, task_dir, state_dir=state_dir, data_dir=settings.data_dir,
+            spec, runtime, task_dir, task_id=task.id, state_dir=state_dir, data_dir=settings.data_dir, set_dir=task.set_dir,
             host=environment.visible(settings.environ, withheld), python=python, variables=built.variables,
         )  # fmt: skip
         is_built = python is None or python.exists()

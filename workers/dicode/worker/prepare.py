@@ -45,15 +45,15 @@ class Workshop:
         settings, spec = self.settings, self.bundles.spec(run.digest)
         task_dir = self.bundles.unpack(run.digest)
         runtime = run.runtime or spec.runtime or "deno"
-        params = params_of(spec, run.params or {}, environment.known(task_dir, settings.data_dir, settings.environ))
+        params = params_of(spec, run.params or {}, environment.known(task_dir, settings.data_dir, settings.environ, run.set_dir))
         state_dir = environment.state_folder(settings.state, run.task)
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = os.urandom(24).hex()
         variables = self._environment(spec, run, config, params, task_dir, state_dir, folder, token)
-        needs = self._needs(task_dir) if runtime == "python" else None
+        needs = self._needs(task_dir, run.task) if runtime == "python" else None
         envs = settings.data_dir / "envs"
         launch = plan(
-            spec, runtime, task_dir, state_dir=state_dir, data_dir=settings.data_dir,
+            spec, runtime, task_dir, task_id=run.task, state_dir=state_dir, data_dir=settings.data_dir, set_dir=run.set_dir,
             host=environment.visible(settings.environ, config.withheld_env),
             python=dependencies.interpreter(envs, needs.key) if needs else None,
             variables=variables, socket=Path(socket_in(folder)),
@@ -89,14 +89,14 @@ class Workshop:
         }
         built = environment.build(
             spec, self.settings.environ, task_id=run.task, task_dir=task_dir, state_dir=state_dir, data_dir=self.settings.data_dir,
-            params=params, withheld=config.withheld_env, own=own,
+            set_dir=run.set_dir, params=params, withheld=config.withheld_env, own=own,
         )  # fmt: skip
         if built.missing:
             raise CannotStart(f"MissingEnv: {'; '.join(built.missing)}")
         return built.variables
 
-    def _needs(self, task_dir: Path) -> dependencies.Needs | None:
-        return dependencies.needs_of(find_script("python", task_dir).read_bytes())
+    def _needs(self, task_dir: Path, task_id: str) -> dependencies.Needs | None:
+        return dependencies.needs_of(find_script("python", task_dir, task_id).read_bytes())
 
     def _to_build(self, needs: dependencies.Needs | None, envs: Path) -> Needs | None:
         """What is still to be built; None when the environment is there."""
