@@ -468,13 +468,13 @@ def test_dicode_yaml_is_applied_live_and_a_broken_edit_changes_nothing(system: S
     system.hears("source/tasks removed with its 1 tasks")
 
 
-def test_what_is_not_in_this_release_is_an_unavailable_source_and_its_neighbours_work(system: System) -> None:
+def test_a_source_that_cannot_be_read_is_unavailable_and_its_neighbours_work(system: System) -> None:
     (system.home / "set").mkdir()
     (system.home / "set" / "taskset.yaml").write_text("kind: TaskSet\n")
-    begin(system, config=FAR + "  - {name: set, path: ./set}\n  - {name: far, url: 'https://example.org/x.git'}\n")
-    for name in ("set", "far"):
+    begin(system, config=FAR + "  - {name: set, path: ./set}\n  - {name: far, url: 'http://127.0.0.1:1/x.git'}\n")
+    for name, condition in (("set", "Readable"), ("far", "Reachable")):
         source = system.object(Source, name, lambda source: source.status == "unavailable", SOON)
-        assert [condition.reason for condition in source.conditions] == ["NotImplemented"]
+        assert [each.type for each in source.conditions] == [condition]
 
 
 def test_without_a_good_dicode_yaml_the_start_is_refused_with_its_place(system: System) -> None:

@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicode.messages.fault import Fault
-from dicode.messages.kinds import Condition, ConfigSource, DesiredTask, Source
+from dicode.messages.kinds import Commit, Condition, ConfigSource, DesiredTask, Source
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.source.decide import (
-    HELD,
-    TWICE,
     View,
     changed_line,
     desired,
@@ -27,6 +25,7 @@ from dicode.source.decide import (
     wanted_sources,
 )
 from dicode.source.state import ALL, Burst, Known, Reading, Territory, Touched
+from dicode.spec.removal import HELD, TWICE
 from dicode.spec.resolve import Resolved
 
 SPEC = TaskSpec(name="Hello", trigger=Trigger(manual=True))
@@ -274,3 +273,62 @@ def test_at_a_start_what_people_asked_for_stays_and_everything_is_to_be_read_aga
     assert source_of(wanted, None, "now").status == "pending"
     frozen = source_of(wanted, before, "now")
     assert (frozen.suspended, frozen.status, frozen.epoch, frozen.tasks) == (True, "stale", "now", 3)
+
+
+# ── commits and working copies ──
+
+
+def at_commit(commit: str, digest: str = "d", **more: object) -> Reading:
+    return read(msgspec.structs.replace(GOOD, digest=digest * 64))._replace(revision=commit, **more)
+
+
+def test_a_task_keeps_the_commit_at_which_its_digest_was_first_seen() -> None:
+    first = desired(SOURCE, at_commit("c1"), None, BURST, 1000)
+    assert first is not None and first.revision == "c1"
+    assert desired(SOURCE, at_commit("c2"), first, BURST, 2000) is None
+    second = desired(SOURCE, at_commit("c2", "e"), first, BURST, 2000)
+    assert second is not None and second.revision == "c2"
+
+
+def test_in_a_working_copy_what_is_equal_is_not_written_and_out_of_it_gets_its_commit() -> None:
+    dev = msgspec.structs.replace(SOURCE, dev="/home/ada/code")
+    before = desired(SOURCE, at_commit("c1", dir="infra:a"), None, BURST, 1000)
+    assert desired(dev, at_commit("", dir="/home/ada/code/a", set_dir="/home/ada/code"), before, BURST, 2000) is None
+    asks = desired(dev, at_commit("", dir="/home/ada/code/a", set_dir="/home/ada/code", asks_set_dir=True), before, BURST, 2000)
+    assert asks is not None and (asks.dir, asks.set_dir, asks.revision) == ("infra:a", "/home/ada/code", "c1")
+    edited = desired(dev, at_commit("", "e", dir="/home/ada/code/a"), before, BURST, 2000)
+    assert edited is not None and (edited.dir, edited.revision) == ("/home/ada/code/a", "")
+    back = desired(SOURCE, at_commit("c2", "e", dir="infra:a"), edited, BURST, 3000)
+    assert back is not None and (back.dir, back.revision, back.digest) == ("infra:a", "c2", edited.digest)
+
+
+def test_every_vector_of_commits_is_kept_once_the_newest_first_and_twenty_at_most() -> None:
+    source = SOURCE
+    for number in range(30):
+        for _ in range(2):
+            source = source_now(source, View(True, 1, vector={"": f"c{number}"}), number)
+    assert [each.revisions[""] for each in source.resolutions] == [f"c{number}" for number in range(29, 9, -1)]
+    assert source.resolutions[0].at == 29
+    assert source_now(source, View(True, 1), 99).resolutions == source.resolutions
+
+
+def test_polls_without_news_are_written_once_a_minute() -> None:
+    first = source_now(SOURCE, View(True, 1, synced_at=1_000_000), 1)
+    assert source_now(first, View(True, 1, synced_at=1_030_000), 2) == first
+    assert source_now(first, View(True, 1, synced_at=1_060_000), 2).synced_at == 1_060_000
+    assert source_now(first, View(True, 1, commit=Commit("c"), synced_at=1_030_000), 2).synced_at == 1_030_000
+
+
+def test_a_remote_that_is_away_is_stale_while_its_last_commit_is_served_and_unavailable_before() -> None:
+    away = ("HostUnreachable", "the host refuses the connection")
+    assert status_of(View(True, 0, unreachable=away)) == "stale"
+    assert status_of(View(False, 0, unreachable=away)) == "unavailable"
+    (condition,) = source_now(SOURCE, View(True, 3, unreachable=away), 1000).conditions
+    assert (condition.type, condition.status, condition.reason) == ("Reachable", False, "HostUnreachable")
+    (condition,) = source_now(SOURCE, View(True, 3, notes=("git-lfs", "submodules")), 1000).conditions
+    assert condition.type == "NotSupported" and condition.message.startswith("git-lfs and submodules: ")
+
+
+def test_changed_files_that_are_named_whole_are_shown_as_they_are() -> None:
+    reading = read()._replace(changed=("infra@abc1234:a/task.sh", "infra@abc1234:taskset.yaml"))
+    assert changed_line(reading, "") == "file changed: infra@abc1234:a/task.sh (+1 more)"

@@ -40,4 +40,4 @@ async def _main(context: role.Context) -> None:
 async def _work(controller: SourceController, context: role.Context) -> None:
     await controller.start()
     context.keeper.ready()
-    await controller.queue.run()
+    await controller.run()

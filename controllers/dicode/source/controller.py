@@ -7,11 +7,13 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from dicode.messages.kinds import Answer, Config, ConfigSource, DesiredTask, Event, Kind, Request, Source
+from dicode.messages.kinds import Answer, Config, DesiredTask, Event, Kind, Request, Source
 from dicode.process.blobs import Bundles
 from dicode.process.clock import mono, wall_ms
 from dicode.process.logs import Log
@@ -19,19 +21,26 @@ from dicode.process.mirror import Lost, Mirror, append, delete, put
 from dicode.process.queue import KeyedQueue
 from dicode.process.role import explain
 from dicode.process.settings import Settings
-from dicode.source.act import LocalSource, Op, Tools, in_chunks
+from dicode.source.act import Origin, SourceWork
 from dicode.source.configuration import CONFIG_KEY, Configuration
-from dicode.source.decide import source_of, wanted_sources
+from dicode.source.decide import Wanted, source_of, wanted_sources
+from dicode.source.dev import missing_place, wanted_dev
+from dicode.source.plan import Planner, answer_of, by_id
 from dicode.source.requests import VERBS, Refusal, added, line_of, removable, target_of
 from dicode.source.snapshot import way_to
 from dicode.source.state import Touched
+from dicode.source.tools import Tools
+from dicode.source.trees import Repositories
 from dicode.source.watch import Watcher, open_watcher
+from dicode.source.writing import Op, in_chunks
 from dicode.wire.client import Wire
 from dicode.wire.frames import StoreAway, StoreFailed
 
 KINDS: tuple[type[Kind], ...] = (Config, Source, DesiredTask, Request)
 REQUEST = "request:"  # keys of the queue: names of sources, requests behind this prefix (no name holds a colon), and
 CONFIG = "config:"  # the configuration; as an owner of watches, too
+PLAN = "plan:"  # before the token of a plan, as an owner of repositories
+MAX_PLANS = 2  # made at the same time
 CONFIG_SETTLE = 0.01  # seconds dicode.yaml must lie still
 CONFIG_UNREST = 0.1  # seconds after which it is read anyway
 CONFIG_ROUND = 10.0  # seconds between two looks at it that no event asked for
@@ -50,12 +59,15 @@ class SourceController:
         self._log = log
         self._epoch = str(wall_ms())
         self._ids: dict[str, set[str]] = {}  # source → ids that are written
-        self._sources: dict[str, LocalSource] = {}
+        self._sources: dict[str, SourceWork] = {}
         self._syncing: dict[str, tuple[str, int]] = {}  # token of a request → source, the round it waits for
         self._configuration = Configuration(settings)
         self._config_touched = (0.0, 0.0)  # first and last event that has not been looked at
         self._config_writing = False
         self._tools: Tools | None = None
+        self._repositories: Repositories | None = None
+        self._plans: dict[str, tuple[Planner, asyncio.Task[str]]] = {}
+        self._keeping: asyncio.Task[None] | None = None  # of the repositories
 
     async def start(self) -> None:
         """Learn what is written, read dicode.yaml and say what will be read. Raises NoConfig when there is no good one."""
@@ -64,12 +76,25 @@ class SourceController:
         disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         bundles = Bundles(self._settings.bundles, self._settings.trees)
         working_dir = os.path.realpath(os.getcwd())
-        self._tools = Tools(self.mirror, bundles, self._log, disk, self._open_watcher(loop), working_dir, os.path.realpath(self._settings.data_dir))
+        data_dir = os.path.realpath(self._settings.data_dir)
+        self._tools = Tools(self.mirror, bundles, self._log, disk, self._open_watcher(loop), working_dir, data_dir, self._open_repositories)
         await loop.run_in_executor(disk, bundles.sweep)
+        await loop.run_in_executor(disk, _sweep_plans, self._settings.run)
         await self._configure(first=True)
         self.queue.add(CONFIG)
         for token, request in self.mirror.all(Request):
             self._consider(token, request)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            await self.queue.run()
+        finally:
+            ending: list[asyncio.Task[Any]] = [task for _, task in self._plans.values()]
+            ending += [self._keeping] if self._keeping is not None else []
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
 
     def close(self) -> None:
         if self._tools is not None:
@@ -83,6 +108,16 @@ class SourceController:
         except OSError as error:
             self._log.say(f"no file events here ({explain(error)}): sources are looked at every few seconds; raise fs.inotify.max_user_instances")
             return None
+
+    def _open_repositories(self) -> Repositories:
+        """Made when the first source draws from one: who has only folders pays nothing for git."""
+        if self._repositories is None:
+            from dicode.source.repositories import GitRepositories
+
+            repositories = GitRepositories(os.path.realpath(self._settings.data_dir), self._settings.environ, self._log, self._woken)
+            self._repositories = repositories
+            self._keeping = asyncio.get_running_loop().create_task(repositories.run(), name="repositories")
+        return self._repositories
 
     # ── what we hear ──
 
@@ -193,9 +228,10 @@ class SourceController:
         ops: list[Op] = []
         for name, each in wanted.items():
             present, running = written.get(name), self._sources.get(name)
-            if renew or present is None or running is None or running.spec != each.spec:
+            origin = self._origin(each, present)
+            if renew or present is None or running is None or _begins_anew(running, origin):
                 ops.append(put(source_of(each, present, self._epoch), name, self.mirror.rev(Source, name)))
-                self._begin(each.spec)
+                self._begin(origin)
             elif present is not None and (present.order, present.origin) != (each.order, each.origin):
                 moved = msgspec.structs.replace(present, order=each.order, origin=each.origin)
                 ops.append(put(moved, name, self.mirror.rev(Source, name)))
@@ -207,12 +243,16 @@ class SourceController:
         for name in {*wanted, *written, *self._ids}:
             self.queue.add(name)  # those that are no longer wanted are ended in their own turn
 
-    def _begin(self, spec: ConfigSource) -> None:
+    def _origin(self, wanted: Wanted, present: Source | None) -> Origin:
+        return Origin(wanted.spec, present.dev if present is not None else "", self._configuration.config.credentials)
+
+    def _begin(self, origin: Origin, *, whole: bool = False) -> None:
         assert self._tools is not None
-        running = self._sources.get(spec.name)
+        name = origin.spec.name
+        running = self._sources.get(name)
         if running is not None:
             running.close()
-        self._sources[spec.name] = LocalSource(spec, self._tools, self._ids.setdefault(spec.name, set()), partial(self.queue.add, spec.name))
+        self._sources[name] = SourceWork(origin, self._tools, self._ids.setdefault(name, set()), partial(self.queue.add, name), whole=whole)
 
     async def _end(self, name: str) -> None:
         """A source is gone from where it was written: its tasks go with it."""
@@ -258,11 +298,18 @@ class SourceController:
                 return await self._suspend(source, request, suspended=True)
             case "source.resume":
                 return await self._suspend(source, request, suspended=False)
+            case "source.dev":
+                return await self._dev(token, source, request)
+            case "source.plan":
+                answer = self._planned(token)
+                if answer is None:
+                    self._plan(token, source, request)
+                return answer
             case "source.confirm":
                 held = self._sources[source.name].confirm()
                 return f"confirmed: {held} tasks are removed" if held else "nothing is held"
             case _:
-                return self._sync(token, source)
+                return self._sync(token, source, _pushed_at(request))
 
     async def _add(self, request: Request, sources: dict[str, Source]) -> str:
         spec = added(request, sources)
@@ -294,22 +341,99 @@ class SourceController:
             event = append(_event(source, reason, f"asked for by {request.who}"))
             await self.mirror.write(put(after, source.name, self.mirror.rev(Source, source.name)), event)
             self._log.say(f"source/{source.name} {reason.lower()}")
-        if not suspended:
+        if suspended:
+            self._sources[source.name].freeze()
+        else:
             self._sources[source.name].look_again()
         return "suspended" if suspended else "resumed"
 
-    def _sync(self, token: str, source: Source) -> str | None:
-        running = self._sources[source.name]
+    def _sync(self, token: str, source: Source, pushed_at: float) -> str | None:
         if source.suspended:
             raise Refusal(f"source {source.name} is suspended: `dicode resume {source.name}` first")
+        problem = self._waited(token, source, pushed_at)
+        if problem is None:
+            return None
+        if problem:
+            raise Refusal(problem)
+        return f"read: {len(self._ids.get(source.name, ()))} tasks"
+
+    def _waited(self, token: str, source: Source, pushed_at: float = 0.0) -> str | None:
+        """None while the round this request waits for is not over; then why it could not read everything, "" when it could."""
+        running = self._sources[source.name]
         if token not in self._syncing:
-            self._syncing[token] = (source.name, running.look_again())
+            self._syncing[token] = (source.name, running.look_again(pushed_at))
             return None
         if running.rounds_done < self._syncing[token][1] or not running.at_rest:
             return None
-        if running.problem is not None:
-            raise Refusal(running.problem[1])
-        return f"read: {len(self._ids.get(source.name, ()))} tasks"
+        return running.problem[1] if running.problem is not None else ""
+
+    async def _dev(self, token: str, source: Source, request: Request) -> str | None:
+        """Read the source from elsewhere, or from itself again; answered when that was read whole."""
+        assert self._tools is not None
+        dev = wanted_dev(source, request.args)
+        if dev != source.dev:
+            if dev.startswith("/"):
+                why = await self._tools.on_disk(missing_place, source.spec, dev)
+                if why:
+                    raise Refusal(why)
+            said = msgspec.structs.replace(source, dev=dev, status="pending" if not source.suspended else source.status)
+            words = f"read from {dev}" if dev else "read from where dicode.yaml says"
+            event = append(_event(source, "DevMode", f"{words}, asked for by {request.who}"))
+            await self.mirror.write(put(said, source.name, self.mirror.rev(Source, source.name)), event)
+            self._log.say(f"source/{source.name} {words}")
+            self._begin(Origin(source.spec, dev, self._configuration.config.credentials), whole=True)
+        if source.suspended:
+            return f"{dev or 'itself'}, when it is resumed"
+        problem = self._waited(token, source)
+        if problem is None:
+            return None
+        if problem:
+            raise Refusal(f"{source.name} is read from {dev or source.spec.url or source.spec.path} now, but {problem}")
+        return (
+            f"read from {dev}: {len(self._ids.get(source.name, ()))} tasks"
+            if dev
+            else f"dev mode is off: {len(self._ids.get(source.name, ()))} tasks"
+        )
+
+    def _plan(self, token: str, source: Source, request: Request) -> None:
+        """Begin to plan. It may have to wait for a remote, so it takes no turn of the queue, which is told when the answer is there."""
+        assert self._tools is not None
+        owner = PLAN + token
+        if owner in self._plans:
+            return
+        if len(self._plans) >= MAX_PLANS:
+            raise Refusal("too many plans are being made: try again in a moment")
+        planner = Planner(source, self._configuration.config.credentials, self._tools, owner)
+        task = asyncio.get_running_loop().create_task(self._make_plan(planner, request), name=owner)
+        self._plans[owner] = planner, task
+        task.add_done_callback(lambda _: self.queue.add(REQUEST + token))
+
+    async def _make_plan(self, planner: Planner, request: Request) -> str:
+        assert self._tools is not None
+        try:
+            offer = await planner.offer(request.args, by_id(self.mirror.all(DesiredTask), planner.source.name))
+        except Refusal:
+            raise
+        except Exception as error:  # whatever it is, who asked must hear of it, and asking again would not help
+            self._log.say(f"plan of {planner.source.name}: {explain(error)}")
+            raise Refusal(f"the plan could not be made: {explain(error)}") from error
+        return await self._tools.on_disk(answer_of, offer, partial(_write_plan, self._settings.run, request.token))
+
+    def _planned(self, token: str) -> str | None:
+        """The answer to a plan, once it is made; None: not yet, or nobody has begun. Raises Refusal."""
+        planned = self._plans.get(PLAN + token)
+        if planned is None or not planned[1].done():
+            return None
+        del self._plans[PLAN + token]
+        return planned[1].result()
+
+    def _woken(self, owner: str) -> None:
+        """Something is new about a repository."""
+        planned = self._plans.get(owner)
+        if planned is not None:
+            planned[0].news.set()
+        elif not owner.startswith(PLAN):
+            self.queue.add(owner)
 
 
 def _event(source: Source, reason: str, message: str) -> Event:
@@ -321,3 +445,29 @@ def _text_of(file: Path) -> str:
         return file.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def _pushed_at(request: Request) -> float:
+    pushed_at = request.args.get("pushed_at", 0.0)
+    return float(pushed_at) if isinstance(pushed_at, int | float) else 0.0
+
+
+def _begins_anew(running: SourceWork, origin: Origin) -> bool:
+    """Is it read from elsewhere, or in another way? Credentials concern only what draws from repositories."""
+    before = running.origin if running.composed else running.origin._replace(credentials=origin.credentials)
+    return before != origin
+
+
+def _write_plan(folder: Path, token: str, said: bytes) -> str:
+    """An answer that is too big for a message; who asked removes it."""
+    path = folder / f"plan-{sha256(token.encode()).hexdigest()[:16]}.json"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(said)
+    return str(path.absolute())
+
+
+def _sweep_plans(folder: Path) -> None:
+    """Those that nobody fetched."""
+    for path in folder.glob("plan-*.json"):
+        path.unlink(missing_ok=True)

@@ -7,17 +7,19 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from dicode.messages.kinds import Condition, ConfigSource, DesiredTask, Source
+from dicode.messages.kinds import Commit, Condition, ConfigSource, DesiredTask, Resolution, Source
 from dicode.source.state import ALL, Burst, Reading, Territory, Touched
 from dicode.spec.condition import carried
 from dicode.spec.config import default_name
 from dicode.spec.ignore import IGNORE_FILES, is_noise
 from dicode.spec.names import is_segment
+from dicode.spec.removal import HELD, TWICE, loses_too_much
 from dicode.spec.task import FILE
+from dicode.spec.taskset import FILE as SET_FILE
 
 Status = Literal["pending", "ok", "stale", "unavailable", "held"]
-TWICE = 1.0  # seconds between two complete readings, both without a task, that remove it
-HELD = 60.0  # seconds the same takes when too much would be lost at once
+SYNCED_GRAIN = 60_000  # ms
+RESOLUTIONS = 20  # kept of a source
 POLL_AT_LEAST = 2.0  # seconds between two rounds where events cannot be had
 POLL_SHARE = 20  # a round where events cannot be had may take a twentieth of the time
 
@@ -40,7 +42,7 @@ def dirty_keys(territory: Territory, root: str, way: Collection[str], touched: T
         return tasks
     if not path.startswith(root + "/"):
         return set()
-    if touched.name in IGNORE_FILES:
+    if touched.name in IGNORE_FILES or path == f"{root}/{SET_FILE}":
         return {ALL}
     if touched.directory or not touched.name:
         return {path}
@@ -63,6 +65,8 @@ def desired(source: Source, reading: Reading, present: DesiredTask | None, burst
         said = msgspec.structs.replace(before, faults=reading.faults, conditions=conditions, order=source.order, dir=before.dir or reading.dir)
     else:
         found = reading.resolved
+        same = before.digest == found.digest
+        kept = same and bool(source.dev) and bool(before.dir)  # in a working copy, what is equal is no news wherever it stands
         said = DesiredTask(
             id=reading.id,
             source=source.name,
@@ -70,7 +74,9 @@ def desired(source: Source, reading: Reading, present: DesiredTask | None, burst
             process=found.process,
             spec=found.spec,
             runtime=found.runtime,
-            dir=reading.dir,
+            dir=before.dir if kept else reading.dir,
+            set_dir=before.set_dir if kept and not reading.asks_set_dir else reading.set_dir,
+            revision=(before.revision if same else "") or reading.revision,
             conditions=conditions,
             seen_at=before.seen_at,
             cause=before.cause,
@@ -94,7 +100,7 @@ def agrees(present: DesiredTask | None, digest: str, faulty: bool, order: int) -
 
 def changed_line(reading: Reading, folder: str) -> str:
     """`file changed: tasks/x/task.ts (+3 more)`; `folder` is how the task's folder is shown. "" when no file is known."""
-    files = [f"{folder}/{path}" for path in reading.changed] or list(dict.fromkeys(fault.file for fault in reading.faults))
+    files = [f"{folder}/{path}" if folder else path for path in reading.changed] or list(dict.fromkeys(fault.file for fault in reading.faults))
     if not files:
         return ""
     more = f" (+{len(files) - 1} more)" if len(files) > 1 else ""
@@ -119,7 +125,7 @@ def missing(written: Iterable[str], found: Iterable[str], absent: Mapping[str, f
 
 def removals(absent: Mapping[str, float], tasks: int, confirmed: frozenset[str], now: float) -> Removals:
     """Which of the missing are to be removed, of `tasks` that are written. `confirmed`: a person agreed to lose these."""
-    much = len(absent) == tasks or (len(absent) > 5 and len(absent) * 2 > tasks)
+    much = loses_too_much(len(absent), tasks)
     waits = {id: TWICE if id in confirmed or not much else HELD for id in absent}
     remove = frozenset(id for id, since in absent.items() if now - since >= waits[id])
     left = [since + waits[id] - now for id, since in absent.items() if id not in remove]
@@ -131,7 +137,11 @@ def removals(absent: Mapping[str, float], tasks: int, confirmed: frozenset[str],
 
 
 class View(NamedTuple):
-    """What is known of a source after some step. `problem`: why it cannot be read whole; (reason, message)."""
+    """What is known of a source after some step. `problem`: why it cannot be read whole; (reason, message).
+
+    `unreachable`: why a repository cannot be asked for news. `vector`: as in Resolution; `notes`: what its commits hold
+    that is not supported.
+    """
 
     read: bool  # completely, since this controller started
     tasks: int
@@ -140,11 +150,18 @@ class View(NamedTuple):
     remote: str = ""
     watch_limit: bool = False
     failed: str = ""
+    unreachable: tuple[str, str] | None = None
+    commit: Commit | None = None
+    synced_at: int = 0
+    vector: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
 
 
 def status_of(view: View) -> Status:
     if view.problem is not None:
         return "stale" if view.tasks else "unavailable"
+    if view.unreachable is not None:
+        return "stale" if view.tasks or view.read else "unavailable"
     if not view.read:
         return "pending"
     return "held" if view.held else "ok"
@@ -158,13 +175,34 @@ def source_now(present: Source, view: View, now: int) -> Source:
         status=status,
         tasks=view.tasks,
         read_at=now if status == "ok" and present.status != "ok" else present.read_at,
+        revision=view.commit.id if view.commit is not None else "",
+        commit=view.commit,
+        synced_at=_synced_at(present, view),
+        resolutions=_resolutions(present, view, now),
         conditions=carried(present.conditions, _source_conditions(present, view), 0, now),
     )
+
+
+def _synced_at(present: Source, view: View) -> int:
+    """Not written with every poll that brings no news: once a minute is enough for people."""
+    late = view.synced_at - present.synced_at >= SYNCED_GRAIN or view.synced_at < present.synced_at
+    return view.synced_at if late or view.commit != present.commit else present.synced_at
+
+
+def _resolutions(present: Source, view: View, now: int) -> tuple[Resolution, ...]:
+    """With what it is made of now in front, when that is another vector of commits than before."""
+    if not view.vector or (present.resolutions and present.resolutions[0].revisions == dict(view.vector)):
+        return present.resolutions
+    return (Resolution(now, dict(view.vector)), *present.resolutions)[:RESOLUTIONS]
 
 
 def _source_conditions(present: Source, view: View) -> Iterable[Condition]:
     if view.problem is not None:
         yield Condition("Readable", False, *view.problem)
+    if view.unreachable is not None:
+        yield Condition("Reachable", False, *view.unreachable)
+    if view.notes:
+        yield Condition("NotSupported", True, "GitFeature", f"{' and '.join(view.notes)}: not read; what needs them carries its own fault")
     if view.held:
         words = (
             f"{view.held} of {view.tasks} tasks are gone: they stay until that was seen twice 60 s apart, or `dicode source confirm {present.name}`"

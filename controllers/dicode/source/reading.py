@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from dataclasses import replace
+from typing import NamedTuple
 
 from dicode.messages.fault import Fault
 from dicode.process.blobs import BadBundle, Bundles, MissingBundle, parse_manifest
@@ -18,32 +19,47 @@ MAX_FAULTS = 50
 READ_AGAIN = 3  # times at once, while something moves under the reading
 
 
+class Still(NamedTuple):
+    """A task folder as it was read. `folder` is None when there is no task any more; `moved`: it would not hold still."""
+
+    folder: Folder | None
+    known: Known
+    newest: int = 0
+    moved: bool = False
+
+
 def read_task(glanced: Glance, folder: str, root: Root, before: Known | None, on_folder: OnFolder, bundles: Bundles) -> Reading:
     """Stat, read all, stat again; once more if anything moved. What was read is bundled before it is told."""
-    known = before or Known(glanced.id)
+    still = read_still(glanced, folder, root.reach, before or Known(glanced.id), on_folder)
+    if still.folder is None:
+        return Reading(glanced.id, folder, None)
+    return _resolve(Reading(glanced.id, folder, still.known, newest=still.newest, unsettled=still.moved), still.folder, still.known, bundles)
+
+
+def read_still(glanced: Glance, folder: str, reach: str, known: Known, on_folder: OnFolder) -> Still:
+    """A folder with a task.yaml, read until nothing moves under the reading, or READ_AGAIN times."""
     first = glanced.fingerprint
     for _ in range(READ_AGAIN):
-        read = read_folder(folder, root=root.reach, ignores=glanced.rules)
+        read = read_folder(folder, root=reach, ignores=glanced.rules)
         task_yaml = read.find(TASK_FILE)
         if task_yaml is None and not os.path.lexists(f"{folder}/{TASK_FILE}"):
-            return Reading(glanced.id, folder, None)
+            return Still(None, known)
         if task_yaml is not None:
-            known = _asking(known, wanted(task_yaml.content), folder, root)
-        _watch_includes(known.includes, on_folder)
+            known = _asking(known, wanted(task_yaml.content), folder, reach)
+        watch_includes(known.includes, on_folder)
         second = glance(glanced.id, folder, glanced.rules, known, on_folder)
         moved = bool(read.moved) or first != second.fingerprint
         if not moved:
             break
         first = second.fingerprint
-    known = replace(known, fingerprint=None if moved else second.fingerprint)
-    return _resolve(Reading(glanced.id, folder, known, newest=second.newest, unsettled=moved), read, known, bundles)
+    return Still(read, replace(known, fingerprint=None if moved else second.fingerprint), second.newest, moved)
 
 
 def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles) -> Reading:
     found = resolve_folder(read, reading.id)
     if not isinstance(found, Resolved):
         return reading._replace(known=replace(known, faulty=True), faults=found)
-    changed = _changed(known.digest, read, found, bundles)
+    changed = changed_files(known.digest, read, found, bundles)
     try:
         bundles.put(found.digest, found.manifest, found.spec_json, read.files)
     except OSError as error:
@@ -51,7 +67,7 @@ def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles) -> 
     return reading._replace(known=replace(known, digest=found.digest, faulty=False), resolved=found, changed=changed)
 
 
-def _changed(before: str, read: Folder, found: Resolved, bundles: Bundles) -> tuple[str, ...]:
+def changed_files(before: str, read: Folder, found: Resolved, bundles: Bundles) -> tuple[str, ...]:
     """The paths that differ between the bundle before and what was found now; all of them when there was none."""
     if before == found.digest:
         return ()
@@ -65,14 +81,14 @@ def _changed(before: str, read: Folder, found: Resolved, bundles: Bundles) -> tu
     return tuple(sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)))
 
 
-def _asking(known: Known, asked: Wanted, folder: str, root: Root) -> Known:
+def _asking(known: Known, asked: Wanted, folder: str, reach: str) -> Known:
     """With what this task.yaml asks for. What leaves the root is a fault of the task and not looked at."""
     targets = (posixpath.normpath(posixpath.join(folder, written)) for written, _ in asked.include)
-    inside = root.reach.rstrip("/") + "/"
+    inside = reach.rstrip("/") + "/"
     return replace(known, includes=tuple(target for target in targets if target.startswith(inside)), ignore=asked.ignore)
 
 
-def _watch_includes(includes: tuple[str, ...], on_folder: OnFolder) -> None:
+def watch_includes(includes: tuple[str, ...], on_folder: OnFolder) -> None:
     """The folder an include stands in: there it is replaced, deleted or made."""
     for path in includes:
         parent = posixpath.dirname(path)
@@ -87,7 +103,7 @@ def for_people(reading: Reading, working_dir: str) -> Reading:
     faults = tuple(
         Fault(speakable(shown(each.file, working_dir)), each.line, each.column, speakable(each.message)) for each in reading.faults[:MAX_FAULTS]
     )
-    return reading._replace(faults=faults, dir=speakable(reading.folder))
+    return reading._replace(faults=faults, dir=speakable(reading.dir or reading.folder))
 
 
 def shown(path: str, working_dir: str) -> str:

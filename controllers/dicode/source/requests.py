@@ -10,7 +10,7 @@ import msgspec
 from dicode.messages.kinds import ConfigSource, Request, Source
 from dicode.spec.names import is_segment
 
-VERBS = frozenset({"source.add", "source.remove", "source.sync", "source.confirm", "source.suspend", "source.resume"})
+VERBS = frozenset({"source.add", "source.remove", "source.sync", "source.confirm", "source.suspend", "source.resume", "source.dev", "source.plan"})
 
 
 class Refusal(Exception):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dicode.process.clock import mono
-from dicode.process.tree import FIND_DEPTH, TASK_FILE, ignores_for
+from dicode.process.tree import FIND_DEPTH, SET_FILE, TASK_FILE, ignores_for
 from dicode.source.state import Known
 from dicode.spec.folder import MAX_DEPTH, MAX_FILES
 from dicode.spec.ignore import IGNORE_FILES, Ignores
@@ -138,7 +138,7 @@ class Walk:
         for step in posixpath.relpath(folder, place).split("/"):
             if os.path.lexists(f"{place}/{TASK_FILE}"):
                 return False
-            rules = _with_ignore_files(rules, place, IGNORE_FILES)
+            rules = with_ignore_files(rules, place, IGNORE_FILES)
             if rules.ignored(step, True):
                 return False
             place, rules = f"{place}/{step}", rules.below(step)
@@ -160,7 +160,7 @@ class Walk:
         self.groups.add(folder)
         if depth == FIND_DEPTH or self._waiting is None:
             return
-        rules = _with_ignore_files(rules, folder, [name for name in IGNORE_FILES if name in files])
+        rules = with_ignore_files(rules, folder, [name for name in IGNORE_FILES if name in files])
         for name, inode in folders.items():
             if not rules.ignored(name, True) and f"{folder}/{name}" != self.root.apart:
                 self.on_folder(f"{folder}/{name}", inode)
@@ -196,6 +196,37 @@ def glance(
     return Glance(id, rules, hash(tuple(stamps)), newest)
 
 
+def glance_inline(
+    folder: str, key: str, rules: Ignores, known: Known, on_folder: OnFolder, included: dict[str, tuple[int, int]], names: dict[str, list[str]]
+) -> Glance:
+    """The same for an inline task, to which of the folder only `KEY.*` belongs, or `task.*`. `names` remembers what stands in folders."""
+    if folder not in names:
+        names[folder] = _sorted_names(folder)
+    stamps: list[tuple[object, ...]] = []
+    newest = 0
+    for name in names[folder]:
+        if name.startswith((f"{key}.", "task.")) and name not in (TASK_FILE, SET_FILE):
+            try:
+                found = os.stat(f"{folder}/{name}", follow_symlinks=False)
+            except OSError:
+                continue  # gone since: the next event or round says so
+            stamps.append((name, *_state(found)))
+            newest = max(newest, found.st_ctime_ns)
+    for path in known.includes:
+        if path not in included:
+            included[path] = _glance_included(path, on_folder)
+        stamps.append(included[path])
+        newest = max(newest, included[path][1])
+    return Glance("", rules, hash(tuple(stamps)), newest)
+
+
+def _sorted_names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
 def _glance_included(path: str, on_folder: OnFolder) -> tuple[int, int]:
     try:
         found = os.stat(path, follow_symlinks=False)
@@ -223,7 +254,7 @@ def _stamp(folder: str, path: str, rules: Ignores, stamps: list[tuple[object, ..
         stamps.append((path, error.errno))
         return newest
     entries.sort(key=_by_name)
-    rules = _with_ignore_files(rules, folder, [name for name, is_folder, _ in entries if not is_folder and name in IGNORE_FILES])
+    rules = with_ignore_files(rules, folder, [name for name, is_folder, _ in entries if not is_folder and name in IGNORE_FILES])
     for name, is_folder, entry in entries:
         if rules.ignored(name, is_folder) and not (depth == 0 and name in IGNORE_FILES):
             continue
@@ -269,7 +300,8 @@ def _is_folder(path: str) -> bool:
         return False
 
 
-def _with_ignore_files(rules: Ignores, folder: str, names: list[str] | tuple[str, ...]) -> Ignores:
+def with_ignore_files(rules: Ignores, folder: str, names: list[str] | tuple[str, ...]) -> Ignores:
+    """With those of these ignore files that stand in the folder."""
     for name in names:
         try:
             fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -7,7 +7,7 @@ Folders are absolute real paths, as the watches name them. Times are seconds: `n
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from dicode.messages.fault import Fault
@@ -106,7 +106,8 @@ class Reading(NamedTuple):
 
     `changed`: the files whose content is another than in the bundle before, where that is known. `unsettled`: it moved
     under each of the readings, so it may hold parts of two saves. `failed`: our own disk refused the bundle; nothing
-    is known to be wrong with the task.
+    is known to be wrong with the task. `revision`: the commit it was read from; `set_dir`: as in DesiredTask.
+    With a `folder` of "" the changed files are named as people call them.
     """
 
     id: str
@@ -119,6 +120,9 @@ class Reading(NamedTuple):
     newest: int = 0  # of the changes stat knows of, ns
     unsettled: bool = False
     failed: str = ""
+    revision: str = ""
+    set_dir: str = ""
+    asks_set_dir: bool = False
 
 
 @dataclass
@@ -152,6 +156,10 @@ class Territory:
         for path in known.includes:
             self._including.setdefault(path, set()).add(folder)
         self.tasks[folder] = known
+
+    def forget_readings(self) -> None:
+        """What was read is to be read again."""
+        self.tasks.update({folder: replace(known, fingerprint=None) for folder, known in self.tasks.items()})
 
     def lose(self, folder: str) -> None:
         known = self.tasks.pop(folder, None)

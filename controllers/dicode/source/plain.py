@@ -1,0 +1,370 @@
+"""One plain local source: look where something was touched, read what is quiet, write what differs from what is written.
+
+A step does one small thing and says when to come again, so that a save waits for nobody. All disk work is done on one
+thread; what it needs is handed to it, what it finds comes back as values. Folders are watched before they are listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import NamedTuple
+
+from dicode.messages.kinds import ConfigSource
+from dicode.process.clock import mono, wall, wall_ms
+from dicode.source.decide import View, agrees, dirty_keys, every
+from dicode.source.ground import Ground
+from dicode.source.reading import read_task
+from dicode.source.snapshot import Glance, OnFolder, Root, Walk, find_root
+from dicode.source.state import ALL, Burst, Dirt, Known, Reading, Territory, Touched
+from dicode.source.tools import FAILED_WAIT, MISSING_ROOT, RACY, ROUND_SLICE, SLICE, Tools, deaf, new_cause
+from dicode.source.work import BecameSet, Problem
+from dicode.source.writing import Op, Pen
+
+BATCH = 200  # task folders handed to the disk thread at a time
+SIFTED = 100  # task folders compared before the time is looked at
+MAX_DUE = 100  # folders that are looked at together
+
+
+class Waiting(NamedTuple):
+    """A task folder that looks different and has not been read yet. `burst`: what told us, if anything did."""
+
+    glance: Glance
+    burst: Burst | None
+
+
+@dataclass
+class Looked:
+    """What came of looking at some folders."""
+
+    readings: list[tuple[Reading, Burst | None]] = field(default_factory=list)
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    tasks: set[str] = field(default_factory=set)
+    groups: set[str] = field(default_factory=set)  # folders without a task.yaml
+    missing: bool = False  # something that was a task is none, or not there
+    locked: bool = False  # git is at work: nothing was looked at
+
+
+class PlainSource:
+    """The work on one source; `step` is called by one worker at a time, everything else by the loop's thread."""
+
+    def __init__(self, spec: ConfigSource, tools: Tools, pen: Pen, wake: Callable[[], None]) -> None:
+        self.spec = spec
+        self.rounds_begun = 0
+        self.rounds_done = 0
+        self._tools = tools
+        self._pen = pen
+        self._wake = wake
+        self._root: Root | None = None
+        self._problem: Problem | None = None
+        self._remote = ""
+        self._failed = ""
+        self._ground = Ground(spec, tools)
+        self._territory = Territory()
+        self._dirt = Dirt(max(spec.settle, 1) / 1000)
+        self._waiting: dict[str, Waiting] = {}
+        self._unwritten: list[tuple[Reading, Burst | None]] = []
+        self._round: Walk | None = None
+        self._sifting: Iterator[Walk | None] | None = None
+        self._round_at = 0.0
+        self._round_took = 0.0
+        self._round_again = False
+        self._read = False
+
+    # ── what others ask ──
+
+    def touched(self, touches: list[Touched] | None) -> None:
+        """Something happened on disk; None: anything may have."""
+        now, cause = mono(), new_cause()
+        root = self._root.path if self._root else ""
+        for each in touches if touches is not None else ():
+            if each.gone and (each.directory or not each.name) and self._tools.watcher is not None:
+                self._tools.watcher.forget(each.path, self.spec.name)
+            for key in dirty_keys(self._territory, root, self._ground.way, each):
+                self._territory.groups.discard(key)
+                self._dirt.touch(key, now, each.at, cause, path=each.path, writing=each.writing)
+        if touches is None:
+            self._dirt.touch(ALL, now, wall(), cause)
+        self._wake()
+
+    def look_again(self, pushed_at: float = 0.0) -> int:
+        """Look at everything now; gives the number of the round that will have done so."""
+        self._want_round()
+        self._wake()
+        return self.rounds_begun + 1
+
+    def _want_round(self) -> None:
+        self._round_again = self._round is not None
+        self._round_at = 0.0
+
+    @property
+    def problem(self) -> Problem | None:
+        return self._problem
+
+    @property
+    def at_rest(self) -> bool:
+        """All that was seen has been read and written."""
+        return not self._waiting and not self._unwritten
+
+    def freeze(self) -> None:
+        """There is nobody who would be asked."""
+
+    def close(self) -> None:
+        if self._tools.watcher is not None:
+            self._tools.watcher.forget_all(self.spec.name)
+
+    # ── the loop: wait, observe, decide, act ──
+
+    async def step(self) -> float:
+        """One small piece of work; gives the seconds after which there is more."""
+        due = self._dirt.take(mono(), MAX_DUE)
+        if due.pop(ALL, None) is not None:
+            self._want_round()
+        if due and self._root is not None:
+            await self._write_read()  # an older reading must not come after a newer one
+            await self._look(due, self._root)
+        elif self._sifting is not None:
+            await self._go_on_sifting(self._sifting)
+        elif self._root is not None and not self.at_rest:
+            await self._read_waiting(self._root)
+        elif self._round is not None:
+            await self._go_round(self._round)
+        elif mono() >= self._round_at:
+            await self._begin_round()
+        await self._tell()
+        return self._rest()
+
+    def _rest(self) -> float:
+        if self._round is not None or self._sifting is not None or (not self.at_rest and not self._ground.waits_for_git):
+            return 0.0
+        if not self.at_rest:
+            return self._dirt.settle
+        next_due = self._dirt.next_due()
+        return max(0.0, min(self._round_at, math.inf if next_due is None else next_due) - mono())
+
+    async def _look(self, due: dict[str, Burst], root: Root) -> None:
+        looked = await self._tools.on_disk(self._look_at, due, root)
+        if looked.locked:
+            for key, burst in due.items():
+                self._dirt.put_back(key, burst._replace(first=mono()), mono())  # as if it had just begun
+            return
+        if looked.missing:
+            self._want_round()
+        self._territory.groups |= looked.groups
+        self._territory.groups -= looked.tasks
+        self._waiting.update(looked.waiting)
+        await self._take_in(looked.readings)
+
+    def _look_at(self, due: dict[str, Burst], root: Root) -> Looked:
+        """On the disk thread."""
+        looked = Looked(locked=self._ground.locked())
+        until = mono() + SLICE
+        for key, burst in due.items() if not looked.locked else ():
+            walk = Walk(root, self._territory.tasks, self._on_folder, start=key)
+            walk.advance(math.inf)
+            looked.groups |= walk.groups
+            looked.tasks |= walk.found.keys()
+            looked.missing = looked.missing or any(task not in walk.found for task in self._territory.below(key))
+            for folder, glanced in walk.found.items():
+                known = self._territory.tasks.get(folder)
+                if known is not None and known.fingerprint == glanced.fingerprint:
+                    continue
+                if mono() < until:
+                    looked.readings.append((self._read_one(folder, glanced, root), burst))
+                else:
+                    looked.waiting[folder] = Waiting(glanced, burst)
+        return looked
+
+    async def _read_waiting(self, root: Root) -> None:
+        """Read some while what was read before is being written."""
+        batch = dict(islice(self._waiting.items(), BATCH))
+        looked, _ = await asyncio.gather(self._tools.on_disk(self._read_some, batch, root), self._write_read())
+        for reading, _ in looked.readings:
+            self._waiting.pop(reading.folder, None)
+        self._unwritten = looked.readings
+
+    async def _write_read(self) -> None:
+        readings, self._unwritten = self._unwritten, []
+        await self._take_in(readings)
+
+    def _read_some(self, waiting: dict[str, Waiting], root: Root) -> Looked:
+        """On the disk thread."""
+        looked = Looked(locked=self._ground.locked())
+        until = mono() + SLICE
+        for folder, each in waiting.items() if not looked.locked else ():
+            looked.readings.append((self._read_one(folder, each.glance, root), each.burst))
+            if mono() >= until:
+                break
+        return looked
+
+    def _read_one(self, folder: str, glanced: Glance, root: Root) -> Reading:
+        return read_task(glanced, folder, root, self._territory.tasks.get(folder), self._on_folder, self._tools.bundles)
+
+    async def _take_in(self, readings: list[tuple[Reading, Burst | None]]) -> None:
+        """Remember what was read and write what differs; what could not be written is read again."""
+        source = self._pen.source
+        if source is None:
+            return
+        now = mono()
+        ops: list[Op] = []
+        learned: list[Reading] = []
+        for reading, burst in readings:
+            if reading.failed:
+                self._failed = reading.failed
+                self._dirt.touch(reading.folder, now + FAILED_WAIT, wall(), new_cause())
+            elif reading.known is None:
+                self._territory.lose(reading.folder)
+                self._want_round()
+            elif reading.unsettled and (burst is None or not self._dirt.expired(burst, now)):
+                self._dirt.put_back(reading.folder, burst or Burst(new_cause(), 0.0, now, now), now)
+            else:
+                self._failed = ""
+                learned.append(reading)
+                ops += self._pen.say(source, reading, burst)
+        try:
+            await self._pen.write(ops)
+        except BaseException:
+            for reading in learned:
+                self._forget_reading(reading)
+            raise
+        for reading in learned:
+            if reading.known is not None:
+                self._territory.learn(reading.folder, self._racy(reading, reading.known))
+
+    def _racy(self, reading: Reading, known: Known) -> Known:
+        """Without events a second change within the grain of the clock would never be seen: look once more."""
+        return replace(known, fingerprint=None) if self._polled and reading.newest > wall_ms() * 1_000_000 - RACY else known
+
+    def _forget_reading(self, reading: Reading) -> None:
+        known = self._territory.tasks.get(reading.folder) or reading.known
+        if known is not None:
+            self._territory.learn(reading.folder, replace(known, fingerprint=None))
+        self._want_round()
+
+    # ── rounds through everything ──
+
+    async def _begin_round(self) -> None:
+        found = await self._tools.on_disk(self._ground.find)
+        if found.composed:
+            raise BecameSet
+        self._remote = found.remote
+        if found.root != self._root:
+            self.close()
+            self._territory = Territory()
+            self._waiting.clear()
+            self._unwritten.clear()
+            await self._tools.on_disk(self._ground.listen)
+        self._root = found.root
+        self.rounds_begun += 1
+        if found.root is None:
+            self._problem = found.problem
+            self.rounds_done = self.rounds_begun
+            self._round_at = mono() + min(MISSING_ROOT, self.spec.rescan / 1000)
+            return
+        self._round_again = False
+        self._round = Walk(found.root, self._territory.tasks, self._on_folder)
+        self._round_took = 0.0
+
+    async def _go_round(self, walk: Walk) -> None:
+        began = mono()
+        done = await self._tools.on_disk(walk.advance, ROUND_SLICE if self._read else SLICE)
+        self._round_took += mono() - began
+        if done:
+            self._round_at = 0.0 if self._round_again else mono() + every(self.spec.rescan / 1000, self._polled, self._round_took)
+            self._round = None
+            await self._seen_all(walk)
+
+    async def _seen_all(self, walk: Walk) -> None:
+        there, bundled = await self._tools.on_disk(self._what_is_there, walk.root)
+        if there:
+            self._sifting = self._sift(walk, bundled)
+        else:
+            self._round_at = 0.0
+            self.rounds_done = self.rounds_begun
+
+    def _what_is_there(self, root: Root) -> tuple[bool, set[str]]:
+        """On the disk thread: is the root still this one, and which bundles are there?"""
+        return self._still_there(root), self._tools.bundles.digests()
+
+    async def _go_on_sifting(self, sifting: Iterator[Walk | None]) -> None:
+        until = mono() + ROUND_SLICE
+        for walk in sifting:
+            if walk is not None:
+                self._sifting = None
+                await self._settle_round(walk)
+            if walk is not None or mono() >= until:
+                return
+
+    def _sift(self, walk: Walk, bundled: set[str]) -> Iterator[Walk | None]:
+        """Pick out what must be read, a little at a time; gives the walk when it is through."""
+        for count, (folder, glanced) in enumerate(walk.found.items()):
+            if folder not in self._waiting and self._differs(folder, glanced, bundled):
+                self._waiting[folder] = Waiting(glanced, self._noticed())
+            if count % SIFTED == SIFTED - 1:
+                yield None
+        yield walk
+
+    async def _settle_round(self, walk: Walk) -> None:
+        self._problem = next((("Unreadable", f"{folder}: {why}") for folder, why in walk.unreadable.items()), None)
+        if walk.complete:
+            self._territory.groups = walk.groups
+            await self._settle_missing(walk)
+        self.rounds_done = self.rounds_begun
+
+    def _still_there(self, root: Root) -> bool:
+        try:
+            return find_root(self.spec.path, self.spec.root, self._tools.data_dir) == root
+        except OSError:
+            return False
+
+    def _differs(self, folder: str, glanced: Glance, bundled: set[str]) -> bool:
+        """From what was read, or is what was read no longer written or stored?"""
+        known = self._territory.tasks.get(folder)
+        if known is None or known.fingerprint != glanced.fingerprint or (known.digest and known.digest not in bundled):
+            return True
+        source = self._pen.source
+        present = self._pen.present(glanced.id)
+        return source is not None and not agrees(present, known.digest, known.faulty, source.order)
+
+    def _noticed(self) -> Burst | None:
+        """A round found it, not an event: then there is no moment to measure from. None for the first reading."""
+        now = mono()
+        return Burst(new_cause(), 0.0, now, now) if self._read else None
+
+    async def _settle_missing(self, walk: Walk) -> None:
+        """Tasks that two complete readings did not find are removed; too many at once are held."""
+        for folder in self._territory.tasks.keys() - walk.found.keys():
+            self._territory.lose(folder)
+            self._waiting.pop(folder, None)
+        again = await self._pen.settle_missing(glanced.id for glanced in walk.found.values())
+        if again is not None:
+            self._round_at = min(self._round_at, mono() + again)
+        self._read = True
+
+    # ── what is told ──
+
+    @property
+    def _polled(self) -> bool:
+        return bool(self._remote) or self._tools.limited
+
+    async def _tell(self) -> None:
+        if (self._read is False and self._problem is None) or not self.at_rest:
+            return
+        if self._pen.holding and self._read and self._problem is None:
+            await self._release()
+        await self._pen.tell(View(self._read, 0, self._problem, 0, self._remote, self._tools.limited, self._failed))
+
+    async def _release(self) -> None:
+        try:
+            await self._pen.release()
+        except BaseException:
+            self._territory.forget_readings()
+            self._want_round()
+            raise
+
+    @property
+    def _on_folder(self) -> OnFolder:
+        return deaf if self._remote else self._tools.ears_of(self.spec.name)
