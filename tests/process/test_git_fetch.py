@@ -24,13 +24,13 @@ from tests.support import git_remote
 from tests.support.git_remote import Handler, Repository, Server, Trick, git, serving
 from tests.support.waiting import wait_for
 
-from dicode.source import mirror
+from dicode.git import mirror
+from dicode.git.frames import GitFault, Limits, SyncArgs, Synced, Wanted
+from dicode.git.remote import own_ref, parse
+from dicode.git.repositories import GitRepositories
+from dicode.git.session import Children
+from dicode.git.trees import RepoState
 from dicode.source import repositories as repositories_module
-from dicode.source.frames import GitFault, Limits, SyncArgs, Synced, Wanted
-from dicode.source.remote import own_ref, parse
-from dicode.source.repositories import GitRepositories
-from dicode.source.session import Children
-from dicode.source.trees import RepoState
 from dicode.spec.trees import CommitInfo, Repo
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="pidfds, /proc")]
@@ -688,7 +688,7 @@ async def test_a_killed_child_and_a_killed_fetcher_are_conditions_and_the_next_s
 def test_a_killed_controller_leaves_no_process(data_dir: Path, repository: Repository, server: Server) -> None:
     server.tricks.append(git_remote.hang)
     program = (
-        "import asyncio, sys\nfrom dicode.source.repositories import GitRepositories\nfrom dicode.spec.trees import Repo\n"
+        "import asyncio, sys\nfrom dicode.git.repositories import GitRepositories\nfrom dicode.spec.trees import Repo\n"
         "async def main():\n    here = GitRepositories(sys.argv[1], {'PATH': '/bin:/usr/bin', 'DICODE_TEST_MARK': sys.argv[2]}, None, print)\n"
         "    here.follow('x', {Repo(sys.argv[3], trusted=True): 1000})\n    await here.run()\nasyncio.run(main())\n"
     )

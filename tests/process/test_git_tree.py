@@ -17,12 +17,12 @@ import pytest
 from tests.support.git_remote import Repository, git
 from tests.support.raw_repository import RawRepository
 
+from dicode.git.committed import GitTree, Memory, Readers
+from dicode.git.exports import remove_exports
+from dicode.git.repositories import GitRepositories
+from dicode.git.session import Children
+from dicode.git.trees import TreeGone
 from dicode.process.tree import read_wanted
-from dicode.source.committed import GitTree, Memory, Readers
-from dicode.source.exports import remove_exports
-from dicode.source.repositories import GitRepositories
-from dicode.source.session import Children
-from dicode.source.trees import TreeGone
 from dicode.spec.folder import FolderFile
 from dicode.spec.trees import CommitInfo, FolderRead, NothingSeen, Repo, SetSeen, TaskFound, TaskSeen, Want
 

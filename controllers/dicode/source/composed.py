@@ -15,6 +15,7 @@ from itertools import islice
 
 import msgspec
 
+from dicode.git.trees import TreeGone
 from dicode.messages.kinds import Commit, ConfigSource, Credential
 from dicode.process.clock import mono, wall
 from dicode.source.decide import View, agrees, every
@@ -28,7 +29,6 @@ from dicode.source.snapshot import Root
 from dicode.source.state import ALL, Burst, Dirt, Reading, Touched
 from dicode.source.survey import LOOKS, Survey
 from dicode.source.tools import MISSING_ROOT, Tools, deaf, new_cause
-from dicode.source.trees import TreeGone
 from dicode.source.work import BecamePlain, Problem
 from dicode.source.writing import Op, Pen
 from dicode.spec.access import repo_of_source, rules_of

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from dicode.git.trees import Repositories
 from dicode.messages.kinds import Answer, Config, DesiredTask, Event, Kind, Request, Source
 from dicode.process.blobs import Bundles
 from dicode.process.clock import mono, wall_ms
@@ -30,7 +31,6 @@ from dicode.source.requests import VERBS, Refusal, added, line_of, removable, ta
 from dicode.source.snapshot import way_to
 from dicode.source.state import Touched
 from dicode.source.tools import Tools
-from dicode.source.trees import Repositories
 from dicode.source.watch import Watcher, open_watcher
 from dicode.source.writing import Op, in_chunks
 from dicode.wire.client import Wire
@@ -112,7 +112,7 @@ class SourceController:
     def _open_repositories(self) -> Repositories:
         """Made when the first source draws from one: who has only folders pays nothing for git."""
         if self._repositories is None:
-            from dicode.source.repositories import GitRepositories
+            from dicode.git.repositories import GitRepositories
 
             repositories = GitRepositories(os.path.realpath(self._settings.data_dir), self._settings.environ, self._log, self._woken)
             self._repositories = repositories

@@ -11,6 +11,7 @@ import posixpath
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
+from dicode.git.trees import Tree, TreeGone
 from dicode.process.clock import mono, wall_ms
 from dicode.source.local import READ, LocalTree
 from dicode.source.reading import shown
@@ -20,7 +21,6 @@ from dicode.source.sets import Book, Done, Due, Piece, Place, is_below
 from dicode.source.state import Burst, Dirt, Reading
 from dicode.source.survey import GONE_WAIT, Survey
 from dicode.source.tools import FAILED_WAIT, RACY, new_cause
-from dicode.source.trees import Tree, TreeGone
 from dicode.source.writing import Op, Pen
 from dicode.spec.config import default_name
 from dicode.spec.trees import FolderRead, Repo, Want

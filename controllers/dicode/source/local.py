@@ -12,13 +12,13 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 
+from dicode.git.trees import TreeGone
 from dicode.process.clock import mono
 from dicode.process.tree import SET_FILE, TASK_FILE, look, read_inline
 from dicode.source.reading import READ_AGAIN, Still, read_still, watch_includes
 from dicode.source.snapshot import Glance, OnFolder, Root, Walk, glance, glance_inline, with_ignore_files
 from dicode.source.state import Known, Territory, Touched, ancestors
 from dicode.source.tools import ROUND_SLICE, SLICE, Tools
-from dicode.source.trees import TreeGone
 from dicode.spec.ignore import IGNORE_FILES, Ignores, is_noise
 from dicode.spec.trees import Finding, FolderRead, Look, TaskFound, Want
 

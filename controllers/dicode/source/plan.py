@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from dicode.git.trees import Tree, TreeGone
 from dicode.messages.fault import Fault
 from dicode.messages.kinds import ConfigSource, Credential, DesiredTask, Source
 from dicode.process.clock import mono
@@ -27,7 +28,6 @@ from dicode.source.sets import NOBODY, Book, Piece, Place, pieces_of
 from dicode.source.snapshot import speakable
 from dicode.source.survey import Survey, in_portions
 from dicode.source.tools import Tools, deaf
-from dicode.source.trees import Tree, TreeGone
 from dicode.spec.access import repo_of_source, rules_of
 from dicode.spec.config import default_name
 from dicode.spec.expand import SetAt

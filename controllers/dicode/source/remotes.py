@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from dicode.git.trees import Repositories, RepoState
 from dicode.source.tools import Tools
-from dicode.source.trees import Repositories, RepoState
 from dicode.source.work import Problem
 from dicode.spec.config import default_name
 from dicode.spec.expand import Expansion

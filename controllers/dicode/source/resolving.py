@@ -6,13 +6,13 @@ import posixpath
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from dicode.git.trees import Tree
 from dicode.messages.fault import Fault
 from dicode.process.blobs import Bundles
 from dicode.source.reading import changed_files
 from dicode.source.sets import Piece
 from dicode.source.snapshot import speakable
 from dicode.source.state import Burst, Known, Reading
-from dicode.source.trees import Tree
 from dicode.spec.resolve import Resolved, resolve_folder, resolve_leaf
 from dicode.spec.trees import FolderRead
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dicode.git.trees import Tree, TreeGone
 from dicode.messages.fault import Fault
 from dicode.process.clock import mono
 from dicode.source.sets import Documents
 from dicode.source.tools import Tools
-from dicode.source.trees import Tree, TreeGone
 from dicode.source.work import Problem
 from dicode.spec.access import Rules
 from dicode.spec.expand import Away, Expansion, Memo, Seen, SetAt, expand, name_of, told

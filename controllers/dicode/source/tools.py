@@ -9,11 +9,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from dicode.git.trees import Repositories
 from dicode.process.blobs import Bundles
 from dicode.process.logs import Log
 from dicode.process.mirror import Mirror
 from dicode.source.snapshot import OnFolder
-from dicode.source.trees import Repositories
 from dicode.source.watch import Watcher
 
 T = TypeVar("T")

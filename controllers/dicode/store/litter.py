@@ -18,6 +18,7 @@ from dicode.process.settings import Settings
 from dicode.store.read import Reader
 
 GRACE = 3600.0  # seconds
+BAD_KEPT = 7 * 86_400.0  # seconds a bundle that was set aside stays, for whoever wonders what happened to it
 _RUN_LOG = re.compile(r"(?P<run>[^.]+)\.\d+\.log")
 
 
@@ -47,11 +48,12 @@ def sweep(settings: Settings, now: float) -> int:
     finally:
         reader.close()
     bundles = Bundles(settings.bundles, settings.trees)
-    removed = 0
-    for path in _old(settings.bundles, now):
-        digest = path.name.removesuffix(".tar")
-        if path.name.endswith(".tar") and digest not in used.digests:
-            bundles.remove(digest)
+    unused = bundles.older_than(now - GRACE) - used.digests
+    bundles.remove(*unused)
+    removed = len(unused)
+    for path in _old(settings.bundles, now - BAD_KEPT):
+        if path.name.endswith(".bad"):
+            path.unlink(missing_ok=True)
             removed += 1
     for path in _old(settings.logs, now):
         log = _RUN_LOG.fullmatch(path.name)

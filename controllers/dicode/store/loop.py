@@ -34,6 +34,7 @@ TIDY_EVERY = 60.0  # seconds between two rounds of forgetting
 SWEEP_EVERY = 3600.0  # seconds between two sweeps of what lies beside the database
 SWEEP_FIRST = 300.0  # seconds after the start until the first: by then every source has been read
 TIDY_STEP = 0.05  # seconds between two steps of one round
+SLACK = 0.05  # seconds a chore may be early, where that saves a wake-up of its own
 SETTLE = 0.005  # seconds a new subscriber gets to name all its topics before it is greeted
 
 
@@ -139,8 +140,10 @@ class Loop:
     def _do_due(self, *, pressed: bool) -> None:
         """`pressed`: more commands are waiting; then leases wait too, for a renewal may be among them."""
         instant = mono()
+        if instant < min(self._due.values()):
+            return
         for chore, at in list(self._due.items()):
-            if at > instant or (pressed and chore in (self._expire, self._tidy)):
+            if at > instant + SLACK or (pressed and chore in (self._expire, self._tidy)):
                 continue
             again = chore()
             if again is None:

@@ -32,13 +32,13 @@ from typing import TypeVar
 
 import msgspec
 
+from dicode.git.frames import ASK, END, FAULT, FRAME_MAX, HEAD, ITEM, MESSAGE, Ask, Ended, GitFault, Kill, Limits, Opening, Said, ended_badly
 from dicode.process import rights
 from dicode.process.child import Child, spawn
-from dicode.source.frames import ASK, END, FAULT, FRAME_MAX, HEAD, ITEM, MESSAGE, Ask, Ended, GitFault, Kill, Limits, Opening, Said, ended_badly
 
 T = TypeVar("T")
 
-PROGRAM = (sys.executable, "-P", "-m", "dicode.source.fetcher")
+PROGRAM = (sys.executable, "-P", "-m", "dicode.git.fetcher")
 WIDTH = 8  # sessions at the same time; more wait
 TELL_WITHIN = 5.0  # seconds between the end of a session's socket and the fetcher's word on how its child ended
 GATHER = 1 << 18  # bytes that are taken from the socket at once

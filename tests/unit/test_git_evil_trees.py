@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from tests.support.raw_repository import RawRepository, Row, listing
 
-from dicode.source.commits import MAX_FOLDERS, Commit, Found, NoFolder, find, look
-from dicode.source.exporting import export
-from dicode.source.exports import remove_exports
-from dicode.source.frames import GitFault
-from dicode.source.gather import read
-from dicode.source.packs import BLOB, MAX_CHAIN, Damaged, Database, Unusable
+from dicode.git.commits import MAX_FOLDERS, Commit, Found, NoFolder, find, look
+from dicode.git.exporting import export
+from dicode.git.exports import remove_exports
+from dicode.git.frames import GitFault
+from dicode.git.gather import read
+from dicode.git.packs import BLOB, MAX_CHAIN, Damaged, Database, Unusable
 from dicode.spec.folder import MAX_BYTES, MAX_DEPTH, MAX_FILES, Folder, bad_git_name
 from dicode.spec.trees import NothingSeen, Want
 

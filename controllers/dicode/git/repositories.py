@@ -15,18 +15,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from dicode.git.frames import GitFault, Limits, Outcome, SweepArgs, SyncArgs, Synced, Wanted
+from dicode.git.remote import Remote, own_ref, parse
+from dicode.git.session import Children, Session
+from dicode.git.trees import RepoState, Tree
 from dicode.process.clock import mono, wall_ms
 from dicode.process.logs import Log
 from dicode.process.queue import KeyedQueue
 from dicode.process.role import explain
-from dicode.source.frames import GitFault, Limits, Outcome, SweepArgs, SyncArgs, Synced, Wanted
-from dicode.source.remote import Remote, own_ref, parse
-from dicode.source.session import Children, Session
-from dicode.source.trees import RepoState, Tree
 from dicode.spec.trees import CommitInfo, Repo
 
 if TYPE_CHECKING:
-    from dicode.source.committed import Memory, Readers  # they need the git library: only imported when a tree is read
+    from dicode.git.committed import Memory, Readers  # they need the git library: only imported when a tree is read
 
 WIDTH = 4  # syncs at the same time
 JITTER = 0.1  # of a poll interval, either way
@@ -166,7 +166,7 @@ class GitRepositories:
         return asked.state.rounds + (2 if asked.syncing else 1)
 
     def tree(self, repo: Repo, commit: CommitInfo, name: str) -> Tree:
-        from dicode.source.committed import GitTree, Memory, Readers
+        from dicode.git.committed import GitTree, Memory, Readers
 
         if self._readers is None:
             self._readers = Readers(self.children)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote
 
-from dicode.source.frames import GitFault
+from dicode.git.frames import GitFault
 from dicode.spec.trees import Repo
 
 Scheme = Literal["https", "http", "ssh", "git", "file"]

@@ -15,11 +15,11 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from dicode.git.frames import GitFault
+from dicode.git.questions import Differ, Differing, Export, Files, FindIn, FoundIn, LookFor, Read, Seen, SomeRead, TaskRead, WantOf, heard, told
+from dicode.git.session import Children, Session
 from dicode.process.clock import mono
-from dicode.source.frames import GitFault
-from dicode.source.questions import Differ, Differing, Export, Files, FindIn, FoundIn, LookFor, Read, Seen, SomeRead, TaskRead, WantOf, heard, told
-from dicode.source.session import Children, Session
-from dicode.source.snapshot import MAX_TASKS
+from dicode.spec.expand import MAX_TASKS
 from dicode.spec.folder import Folder, FolderFile
 from dicode.spec.ignore import IGNORE_FILES
 from dicode.spec.trees import CommitInfo, Finding, FolderRead, Look, NothingSeen, SetSeen, TaskFound, TaskSeen, Want

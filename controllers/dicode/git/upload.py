@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
-from dicode.source.channel import AGENT, Http, Stream, fault_of
-from dicode.source.frames import GitFault
-from dicode.source.remote import Advertised, broke_off, nonsense, refused
+from dicode.git.channel import AGENT, Http, Stream, fault_of
+from dicode.git.frames import GitFault
+from dicode.git.remote import Advertised, broke_off, nonsense, refused
 
 FLUSH: Final = b"0000"
 DELIM: Final = b"0001"

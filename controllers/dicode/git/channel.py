@@ -19,8 +19,8 @@ from typing import IO, NamedTuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed does not know the second
 
-from dicode.source.frames import GitFault
-from dicode.source.remote import Remote, allowed, broke_off, http_refused, is_inner, nonsense, redirected, ssh_failed, tls_failed, unreachable
+from dicode.git.frames import GitFault
+from dicode.git.remote import Remote, allowed, broke_off, http_refused, is_inner, nonsense, redirected, ssh_failed, tls_failed, unreachable
 
 AGENT = "git/2.40 (dicode)"  # GitHub wants names that begin with git/
 CONNECT_WITHIN = 15.0  # seconds an address has to answer, before the next one is tried

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.raw_repository import RawRepository
 
+from dicode.git.commits import Commit, NoFolder, differences, find, look
+from dicode.git.committed import merged, still_held
+from dicode.git.gather import read
+from dicode.git.packs import Database
+from dicode.git.questions import FoundIn, told
 from dicode.process.tree import find_tasks, ignores_for, read_folder, read_wanted
 from dicode.process.tree import look as look_on_disk
-from dicode.source.commits import Commit, NoFolder, differences, find, look
-from dicode.source.committed import merged, still_held
-from dicode.source.gather import read
-from dicode.source.packs import Database
-from dicode.source.questions import FoundIn, told
 from dicode.spec.digest import digest_of, manifest
 from dicode.spec.folder import Folder
 from dicode.spec.trees import Finding, NothingSeen, SetSeen, TaskSeen, Want

@@ -1,6 +1,6 @@
 """What a source asks of its trees: the same questions whether files lie on this disk or in a commit.
 
-`LocalTree` (local.py) and `GitTree` (committed.py) answer them; `Repositories` (repositories.py) keeps commits coming.
+`LocalTree` (dicode.source.local) and `GitTree` (committed.py) answer them; `Repositories` (repositories.py) keeps commits coming.
 Everything here only says what is promised.
 """
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.git_remote import Repository, git
 
-from dicode.source import merging, mirror
-from dicode.source.frames import GitFault, Limits, SweepArgs, SyncArgs, Wanted
-from dicode.source.packs import Damaged
-from dicode.source.remote import Advertised
-from dicode.source.summary import clean, entries, notes, summary
-from dicode.source.upload import FLUSH, Packets, ask_pack_0, ask_pack_2, ask_refs_2, line, read_pack_0, read_pack_2, read_refs_0, read_refs_2
+from dicode.git import merging, mirror
+from dicode.git.frames import GitFault, Limits, SweepArgs, SyncArgs, Wanted
+from dicode.git.packs import Damaged
+from dicode.git.remote import Advertised
+from dicode.git.summary import clean, entries, notes, summary
+from dicode.git.upload import FLUSH, Packets, ask_pack_0, ask_pack_2, ask_refs_2, line, read_pack_0, read_pack_2, read_refs_0, read_refs_2
 from dicode.spec.trees import Repo
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40

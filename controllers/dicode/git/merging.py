@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from dicode.source.packs import Damaged
+from dicode.git.packs import Damaged
 
 ID_DELTA = 7
 OFFSET_DELTA = 6

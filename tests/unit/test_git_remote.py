@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicode.source import remote
-from dicode.source.channel import Secret, ssh_command
-from dicode.source.frames import EX_MEMORY, Ended, GitFault, Limits, ended_badly
-from dicode.source.remote import Advertised, Range, Remote, Version, allowed, check_ref, check_secret, choose, is_inner, own_ref, parse, redirected
+from dicode.git import remote
+from dicode.git.channel import Secret, ssh_command
+from dicode.git.frames import EX_MEMORY, Ended, GitFault, Limits, ended_badly
+from dicode.git.remote import Advertised, Range, Remote, Version, allowed, check_ref, check_secret, choose, is_inner, own_ref, parse, redirected
 from dicode.spec.trees import Repo
 
 # ── URLs ──

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
+from dicode.git.commits import FILES, FOLDER, LINK, SUBMODULE, Commit, Entry, NoFolder, called
+from dicode.git.packs import Unusable
 from dicode.messages.fault import Fault
 from dicode.process.tree import TASK_FILE
-from dicode.source.commits import FILES, FOLDER, LINK, SUBMODULE, Commit, Entry, NoFolder, called
-from dicode.source.packs import Unusable
 from dicode.spec.folder import (
     MAX_BYTES,
     MAX_DEPTH,

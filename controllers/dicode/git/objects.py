@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dicode.source import exporting, gather
-from dicode.source.commits import Commit, NoFolder, differences, find, look
-from dicode.source.frames import GitFault, Verb
-from dicode.source.packs import Damaged, Database, Unusable
-from dicode.source.questions import (
+from dicode.git import exporting, gather
+from dicode.git.commits import Commit, NoFolder, differences, find, look
+from dicode.git.frames import GitFault, Verb
+from dicode.git.packs import Damaged, Database, Unusable
+from dicode.git.questions import (
     Differ,
     Differing,
     Export,

@@ -20,14 +20,14 @@ from dulwich.errors import ApplyDeltaError, ChecksumMismatch, ObjectFormatExcept
 from dulwich.object_store import DiskObjectStore
 from dulwich.pack import UnresolvedDeltas
 
+from dicode.git import channel, local_remote, merging
+from dicode.git.channel import Secret
+from dicode.git.frames import GitFault, Limits, Outcome, Said, SweepArgs, SyncArgs, Synced, Verb
+from dicode.git.packs import COMMIT, TREE, Damaged, Database, Unusable
+from dicode.git.remote import Chosen, Remote, check_ref, check_secret, choose, nonsense, own_ref, parse, prefixes
+from dicode.git.summary import notes, summary
+from dicode.git.upload import OverHttp, OverStream, Refs, Remoting
 from dicode.process.clock import wall
-from dicode.source import channel, local_remote, merging
-from dicode.source.channel import Secret
-from dicode.source.frames import GitFault, Limits, Outcome, Said, SweepArgs, SyncArgs, Synced, Verb
-from dicode.source.packs import COMMIT, TREE, Damaged, Database, Unusable
-from dicode.source.remote import Chosen, Remote, check_ref, check_secret, choose, nonsense, own_ref, parse, prefixes
-from dicode.source.summary import notes, summary
-from dicode.source.upload import OverHttp, OverStream, Refs, Remoting
 from dicode.spec.trees import CommitInfo
 
 MAX_COMMIT = 1 << 20  # bytes of a commit's own text

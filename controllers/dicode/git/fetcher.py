@@ -1,6 +1,6 @@
 """The fetcher: one process with the git library imported, which forks a child for each session and ends it when its time is over.
 
-`python -m dicode.source.fetcher FD`, started by session.Children. FD is a SOCK_SEQPACKET socket: `Opening` with the child's end of a
+`python -m dicode.git.fetcher FD`, started by session.Children. FD is a SOCK_SEQPACKET socket: `Opening` with the child's end of a
 session's socket comes in, `Kill` too; `Ended` goes out. Its end of file means the controller is gone: everything ends. While nothing happens
 it sleeps in one poll. No threads and no asyncio: what is forked must be whole.
 """
@@ -22,9 +22,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from dicode.process import rights
-from dicode.process.clock import mono
-from dicode.source.frames import (
+from dicode.git.frames import (
     ASK,
     END,
     EX_MEMORY,
@@ -44,6 +42,8 @@ from dicode.source.frames import (
     out_of_memory,
     too_large,
 )
+from dicode.process import rights
+from dicode.process.clock import mono
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 ASK_MAX = 4 << 20  # bytes of one ask: a list of wants, not of files
@@ -65,14 +65,14 @@ def main(argv: list[str]) -> int:
 
 def library() -> tuple[ModuleType, ...]:
     """Everything a child needs, imported before the first fork."""
-    from dicode.source import mirror, objects
+    from dicode.git import mirror, objects
 
     return mirror, objects
 
 
 def verbs() -> dict[str, Verb]:
     """What a child can do."""
-    from dicode.source import mirror, objects
+    from dicode.git import mirror, objects
 
     return {**mirror.VERBS, **objects.VERBS}
 
@@ -151,7 +151,7 @@ class Fetcher:
 
     def _fork(self, opening: Opening, link: int) -> None:
         if opening.tls:
-            from dicode.source import channel
+            from dicode.git import channel
 
             channel.make_tls_ready()
         parent = os.getpid()
@@ -245,7 +245,7 @@ def serve(link: socket.socket, limits: Limits) -> int:
 
 def _answer(link: socket.socket, table: dict[str, Verb], ask: Ask, limits: Limits) -> None:
     """Raises _Deaf, and MemoryError after it was told."""
-    from dicode.source import mirror
+    from dicode.git import mirror
 
     try:
         verb = table[ask.verb]
@@ -272,7 +272,7 @@ def _said(fault: GitFault) -> Said:
 
 
 def _fault(error: Exception, limits: Limits) -> GitFault:
-    from dicode.source import mirror
+    from dicode.git import mirror
 
     if isinstance(error, GitFault):
         return error

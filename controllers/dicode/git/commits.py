@@ -11,9 +11,9 @@ import re
 from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
+from dicode.git.packs import BLOB, TREE, Damaged, Database, Unusable
 from dicode.process.tree import FIND_DEPTH, MAX_IGNORE_FILE, MAX_LINKS, SET_FILE, TASK_FILE
-from dicode.source.packs import BLOB, TREE, Damaged, Database, Unusable
-from dicode.source.snapshot import MAX_TASKS
+from dicode.spec.expand import MAX_TASKS
 from dicode.spec.folder import MAX_BYTES, MAX_LINK, bad_git_name
 from dicode.spec.ignore import IGNORE_FILES, Ignores
 from dicode.spec.trees import Look, NothingSeen, SetSeen, TaskSeen

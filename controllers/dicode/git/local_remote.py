@@ -11,9 +11,9 @@ from dulwich.objects import ObjectID
 from dulwich.pack import write_pack_data
 from dulwich.refs import DiskRefsContainer
 
-from dicode.source.frames import GitFault
-from dicode.source.remote import Advertised
-from dicode.source.upload import Refs
+from dicode.git.frames import GitFault
+from dicode.git.remote import Advertised
+from dicode.git.upload import Refs
 
 PIECE = 1 << 18
 

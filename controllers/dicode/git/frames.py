@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from dicode.source.trees import TreeGone
+from dicode.git.trees import TreeGone
 from dicode.spec.trees import CommitInfo, Repo
 
 ASK: Final = 0

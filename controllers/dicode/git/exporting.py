@@ -11,10 +11,10 @@ import os
 import posixpath
 from typing import NamedTuple
 
-from dicode.source.commits import FILES, FOLDER, LINK, Commit, Entry, NoFolder
-from dicode.source.exports import remove
-from dicode.source.frames import GitFault
-from dicode.source.packs import Unusable
+from dicode.git.commits import FILES, FOLDER, LINK, Commit, Entry, NoFolder
+from dicode.git.exports import remove
+from dicode.git.frames import GitFault
+from dicode.git.packs import Unusable
 from dicode.spec.folder import MAX_LINK, bad_git_name, bad_links
 
 MAX_FILES = 50_000
