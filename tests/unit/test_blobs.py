@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tarfile
 from hashlib import sha256
 from pathlib import Path
@@ -208,3 +209,14 @@ def test_a_manifest_of_another_shape_is_refused() -> None:
     for text in (b"", b"\xff", b"dicode-digest/2\nspec 00\n", b"dicode-digest/1\n", b"dicode-digest/1\nspec a\n- aa x task.py\n"):
         with pytest.raises(BadBundle):
             parse_manifest(text)
+
+
+def test_a_disk_that_is_nearly_full_takes_no_half_bundle(bundles: Bundles, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        with pytest.raises(OSError):
+            stored(bundles, FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path / "bundles") == []

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dicode.messages.task import EnvGrant, Permissions, TaskSpec, Trigger
-from dicode.runtime.environment import Environment, build, expand, param_variable, state_folder
+from dicode.messages.task import EnvGrant, Param, Permissions, TaskSpec, Trigger
+from dicode.runtime.environment import Environment, build, expand, known, param_variable, state_folder
+from dicode.runtime.params import params_of
 
 HOST = {"PATH": "/bin", "HOME": "/root", "LANG": "de_DE.UTF-8", "TOKEN": "t", "EMPTY": "", "WITHHELD": "w", "DICODE_SECRET": "d"}
 ALWAYS = {"PATH": "/bin", "HOME": "/root", "LANG": "de_DE.UTF-8", "DICODE_TASK_ID": "a/b", "DICODE_STATE_DIR": "/state"}
@@ -49,6 +50,13 @@ def test_nothing_of_the_host_but_path_home_and_lang() -> None:
 )
 def test_what_a_grant_gives(grant: EnvGrant, given: dict[str, str]) -> None:
     assert built(grant) == Environment(ALWAYS | given)
+
+
+@pytest.mark.parametrize(("set_dir", "seen"), [("/sets/infra", "/sets/infra/lib"), ("", "${TASK_SET_DIR}/lib")])
+def test_the_set_dir_is_known_in_a_task_set_and_nowhere_else(set_dir: str, seen: str) -> None:
+    assert built(EnvGrant(name="LIB", value="${TASK_SET_DIR}/lib"), set_dir=set_dir).variables["LIB"] == seen
+    spec = TaskSpec(name="t", trigger=Trigger(manual=True), params=(Param(name="lib", default="${TASK_SET_DIR}/lib"),))
+    assert params_of(spec, {}, known(Path("/tree"), Path("/data"), HOST, set_dir)) == {"lib": seen}
 
 
 @pytest.mark.parametrize(

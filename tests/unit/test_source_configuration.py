@@ -80,7 +80,7 @@ def test_what_only_a_restart_applies_says_so_and_the_rest_is_applied(file: Path)
 
 
 def test_what_is_not_built_yet_is_a_condition(file: Path) -> None:
-    file.write_text(GOOD + "  - {name: g, url: https://example.org/g.git}\n")
+    file.write_text(GOOD + "store: postgresql://dicode@db/dicode\n")
     _, config = at_start(file)
     assert types(config) == ["NotImplemented"]
 

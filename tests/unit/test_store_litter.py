@@ -82,3 +82,20 @@ def test_a_bundle_that_is_stored_again_is_young_again(tmp_path: Path) -> None:
     Bundles(settings.bundles, settings.trees).put(digest, b"", b"", [])
     assert path.stat().st_mtime > 1.0
     assert sweep(settings, path.stat().st_mtime + 1) == 0
+
+
+def test_an_export_stays_while_a_task_or_a_daemon_was_started_with_it(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "data", None)
+    settings.make()
+    made = {name: settings.exports / (name * 40) for name in "abcd"}
+    for path in made.values():
+        path.mkdir(parents=True)
+        os.utime(path, (OLD, OLD))
+    os.utime(made["d"], (NOW, NOW))  # young: it may be named next
+    store(
+        settings,
+        ("t", Task(id="t", source="s", set_dir=str(made["a"]))),
+        ("d", Daemon(task="d", set_dir=str(made["b"]))),
+    )
+    sweep(settings, NOW)
+    assert sorted(path.name[0] for path in settings.exports.iterdir()) == ["a", "b", "d"]

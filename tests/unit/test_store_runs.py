@@ -89,6 +89,14 @@ def test_a_suspended_task_records_what_nobody_waits_for(trigger: str, recorded: 
         assert (verdict.record.status, verdict.record.finished, verdict.record.digest) == ("skipped", 5, "d1")
 
 
+def test_a_run_is_pinned_to_the_digest_and_the_set_that_are_registered_unless_it_names_its_own() -> None:
+    registered = replace(task("a"), set_dir="/sets/new")
+    fresh = runs.filled(a_run(digest=""), registered, 5)
+    replayed = runs.filled(a_run(digest="d0", set_dir="/sets/old"), registered, 5)
+    assert isinstance(fresh, Run) and (fresh.digest, fresh.set_dir) == ("d1", "/sets/new")
+    assert isinstance(replayed, Run) and (replayed.digest, replayed.set_dir) == ("d0", "/sets/old")
+
+
 def test_every_refusal_names_the_cure() -> None:
     refusals = [
         runs.filled(RUN, None, 0),

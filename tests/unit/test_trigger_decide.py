@@ -11,7 +11,7 @@ from dicode.messages.kinds import Condition, Config, ConfigSource, DesiredTask, 
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.spec.runs import run_id
 from dicode.spec.template import Expanded, expand
-from dicode.trigger.decide import Bound, Hook, all_admitted, cron_run, hook_of, route_of, tick
+from dicode.trigger.decide import Bound, Hook, all_read, cron_run, hook_of, route_of, settled, tick
 from dicode.trigger.state import Hooks
 
 MINUTE = 60_000
@@ -208,7 +208,7 @@ def test_a_task_has_one_path_and_dropping_it_takes_no_others() -> None:
 def admitted(sources: list[Source], desired: list[DesiredTask], tasks: list[Task], config: Config | None = None) -> bool:
     config = config or Config(sources=(ConfigSource(name="s"),))
     known = {task.id: task for task in tasks}
-    return all_admitted(config, {source.name: source for source in sources}, desired, known.get)
+    return all_read(config, {source.name: source for source in sources}) and all(settled(claim, known.get(claim.id)) for claim in desired)
 
 
 READ = Source(name="s", spec=ConfigSource(name="s"), status="ok")
@@ -219,7 +219,7 @@ def test_ready_waits_for_every_source_and_every_admission() -> None:
     want = DesiredTask(id="t", source="s", digest="d1")
     assert admitted([READ], [want], [cron_task()])
     assert admitted([replace(READ, status="unavailable")], [], [])
-    assert not all_admitted(None, {}, [], lambda id: None)
+    assert not all_read(None, {})
     assert not admitted([], [], [])
     assert not admitted([replace(READ, status="pending")], [], [])
     assert not admitted([READ], [want], [])

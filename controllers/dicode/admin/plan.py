@@ -191,7 +191,7 @@ def offer_for(place: Place, asked: Asked) -> Offer:
             raise
     if asked.path is None:
         raise Failed(f"{NOTHING_RUNS}; what {asked.words} says must be fetched")
-    return offer_here(place, asked.source, asked.path, dev=bool(asked.source.dev or asked.args))
+    return offer_here(place, asked.source, asked.path, dev=bool(asked.source.dev))
 
 
 def decoded(message: str) -> Offer:

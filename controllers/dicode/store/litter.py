@@ -1,4 +1,4 @@
-"""What nothing refers to any more, beside the database: bundles and their trees, logs and inputs of forgotten runs.
+"""What nothing refers to any more, beside the database: bundles and their trees, exports of commits, logs and inputs of forgotten runs.
 
 Each sweep sees one moment of the database and leaves alone what is younger than GRACE: something may be written down
 about it next. Whoever stores a bundle that is there already makes it young again (process.blobs).
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dicode.git.exports import remove_exports
 from dicode.messages.kinds import Config, Daemon, DesiredTask, History, Run, Task
 from dicode.process.blobs import Bundles
 from dicode.process.settings import Settings
@@ -26,18 +27,23 @@ class InUse(NamedTuple):
     digests: set[str]
     runs: set[str]
     inputs: set[str]
+    exports: set[str]  # names of folders
 
 
 def in_use(reader: Reader) -> InUse:
     """All that any object names. Raises Unreadable."""
     kept = (reader.get(Config, "dicode.yaml") or Config()).retention_bundles
-    runs = reader.all(Run).values()
-    digests = {desired.digest for desired in reader.all(DesiredTask).values()}
-    digests |= {digest for task in reader.all(Task).values() for digest in (task.digest, task.pinned)}
-    digests |= {digest for daemon in reader.all(Daemon).values() for digest in (daemon.digest, daemon.bundle)}
+    runs, desired = reader.all(Run).values(), reader.all(DesiredTask).values()
+    tasks, daemons = reader.all(Task).values(), reader.all(Daemon).values()
+    digests = {each.digest for each in desired}
+    digests |= {digest for task in tasks for digest in (task.digest, task.pinned)}
+    digests |= {digest for daemon in daemons for digest in (daemon.digest, daemon.bundle)}
     digests |= {revision.digest for history in reader.all(History).values() for revision in history.revisions[:kept]}
     digests |= {run.digest for run in runs if run.status in ("queued", "running")}
-    return InUse(digests, {run.id for run in runs}, {run.input_blob for run in runs})
+    set_dirs = [each.set_dir for each in desired] + [each.set_dir for each in tasks]
+    set_dirs += [each.set_dir for each in daemons] + [each.set_dir for each in runs]
+    exports = {os.path.basename(path) for path in set_dirs}
+    return InUse(digests, {run.id for run in runs}, {run.input_blob for run in runs}, exports)
 
 
 def sweep(settings: Settings, now: float) -> int:
@@ -50,7 +56,7 @@ def sweep(settings: Settings, now: float) -> int:
     bundles = Bundles(settings.bundles, settings.trees)
     unused = bundles.older_than(now - GRACE) - used.digests
     bundles.remove(*unused)
-    removed = len(unused)
+    removed = len(unused) + remove_exports(str(settings.exports), used.exports, now)
     for path in _old(settings.bundles, now - BAD_KEPT):
         if path.name.endswith(".bad"):
             path.unlink(missing_ok=True)

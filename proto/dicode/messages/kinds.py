@@ -247,6 +247,7 @@ class Daemon(Kind, frozen=True, kw_only=True, tag="Daemon"):
     failed: str = ""  # the digest that could not be started; the condition StartFailed says why
     stop_signal: str = "SIGTERM"  # how the process is asked to go, and the ms it is given: of the spec it was started from
     stop_grace: int = 10_000
+    set_dir: str = ""  # TASK_SET_DIR of the process, as in DesiredTask
 
 
 RunStatus = Literal["queued", "running", "succeeded", "failed", "timed_out", "cancelled", "lost", "skipped"]

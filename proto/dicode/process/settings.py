@@ -43,6 +43,11 @@ class Settings:
         return self.data_dir / "logs"
 
     @property
+    def exports(self) -> Path:
+        """Folders of commits as tasks see them through TASK_SET_DIR, by tree id, read-only; made when the first is needed."""
+        return self.data_dir / "exports"
+
+    @property
     def state(self) -> Path:
         """DICODE_STATE_DIR of each task."""
         return self.data_dir / "state"

@@ -444,6 +444,7 @@ def _starting(daemon: Daemon, task: Task, cue: Cue, now: int) -> Daemon:
         now,
         process=task.process,
         bundle=task.digest,
+        set_dir=task.set_dir,
         restart_token=task.restart_token,
         restarts=daemon.restarts + 1 if again else daemon.restarts if same else 0,
         failures=failures,
