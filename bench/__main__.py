@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import commands, daemon, hooks, idle, save, scale, start, store
+from bench import commands, daemon, git, hooks, idle, save, scale, start, store
 from bench.table import Finding, Note, table
 
 BENCHES: dict[str, Callable[[bool], Iterator[Finding]]] = {
@@ -29,6 +29,7 @@ BENCHES: dict[str, Callable[[bool], Iterator[Finding]]] = {
     "hooks": hooks.run,
     "scale": scale.run,
     "idle": idle.run,
+    "git": git.run,
 }
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"

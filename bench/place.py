@@ -65,14 +65,14 @@ def write_tasks(system: System, count: int) -> None:
 
 
 @contextmanager
-def up(*words: str, prepare: Callable[[System], object] = lambda _: None) -> Iterator[Place]:
-    """An installation on which `dicode up` has said ready. `prepare` may write tasks and the config before."""
+def up(*words: str, prepare: Callable[[System], object] = lambda _: None, **environ: str) -> Iterator[Place]:
+    """An installation on which `dicode up` has said ready. `prepare` may write tasks and the config before; `environ` is what it knows beside."""
     system = System()
     wire = BlockingWire(*endpoints(system.data))
     try:
         prepare(system)
         began = time.monotonic()
-        keeper = system.start("up", *words)
+        keeper = system.start("up", *words, cwd=None, **environ)
         try:
             system.hears("ready: ", DEADLINE)
         except AssertionError as error:

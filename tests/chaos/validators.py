@@ -25,15 +25,18 @@ FRESH = 4_000  # ms; a schedule that works has decided a slot so lately
 HASHED = ("task.sh", "text", "task.yaml")  # in the order in which the tasks hash themselves
 
 
-def converged(system: System, within: float) -> None:
-    """V1: every task carries the digest that `render` finds in the folder, is Synced or says why not, and each daemon runs once."""
-    wanted = _rendered(system)
+def converged(system: System, within: float, *folders: str) -> None:
+    """V1: every task carries the digest that `render` finds in its folder, is Synced or says why not, and each daemon runs once.
+
+    `folders`: of further sources, beside `tasks`; of a git source its work tree.
+    """
+    wanted = {id: digest for folder in ("tasks", *folders) for id, digest in _rendered(system, folder).items()}
     wait_for(lambda: _is_converged(system, wanted), "V1: desired is actual", within)
 
 
-def _rendered(system: System) -> dict[str, str]:
+def _rendered(system: System, folder: str) -> dict[str, str]:
     """Task id → digest, by the offline command; "" for a task with an error."""
-    done = system.run("render", "tasks", "-o", "json")
+    done = system.run("render", folder, "-o", "json")
     assert done.returncode in (0, 1), done.stderr
     return {each["id"]: each.get("digest", "") for each in json.loads(done.stdout)}
 
@@ -165,9 +168,9 @@ def store_is_sound(system: System) -> None:
     assert not list((system.data / "bundles").glob("*.bad")), "V10: a bundle was broken"
 
 
-def all_hold(system: System, accepted: Iterable[Delivery], within: float) -> None:
-    """All of them. `within`: the seconds from now until desired is actual."""
-    converged(system, within)
+def all_hold(system: System, accepted: Iterable[Delivery], within: float, *folders: str) -> None:
+    """All of them. `within`: the seconds from now until desired is actual. `folders` as in `converged`."""
+    converged(system, within, *folders)
     every_delivery_is_one_run(system, accepted)
     every_slot_is_explained(system)
     what_ran_is_what_was_hashed(system)

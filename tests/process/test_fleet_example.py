@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from tests.support.git_remote import ENVIRON, Repository, Server, git, serving
@@ -194,44 +194,61 @@ def test_dev_mode_on_a_working_copy_and_back_moves_only_what_differs_and_no_daem
     assert daemon_pid(fleet) == pid
 
 
-def test_plan_says_what_a_branch_would_change_and_merging_it_does_exactly_that(fleet: Fleet) -> None:
+def test_plan_says_what_a_branch_would_change_and_merging_it_does_exactly_that(fleet: Fleet, tmp_path: Path) -> None:
+    """One of each kind: added, removed, updated, restarted, another next fire, an entry that leads nowhere."""
     system = fleet.system
-    before_tasks = fleet.settled()
-    before, pid = generations(system), daemon_pid(fleet)
-    text = fleet.set_file()
+    was = fleet.settled()
+    before, pid, text = generations(system), daemon_pid(fleet), fleet.set_file()
+    certificate = "    certificate:\n      ref: {path: ./probes/certificate}\n      overrides:\n        params: {host: git.example.org}\n"
+    assert certificate in text and '{cron: "0 * * * *"}' in text
+    merged = text.replace(certificate, "").replace('{cron: "0 * * * *"}', '{cron: "30 4 1 1 *"}')
     changed = {
-        "taskset.yaml": text.replace("host: git.example.org", "host: www.example.org") + "    extra: {ref: {path: ./extra}}\n",
+        "taskset.yaml": merged + "    extra: {ref: {path: ./extra}}\n    lost: {ref: {path: ./nowhere}}\n",
         "extra/task.yaml": "apiVersion: dicode/v1\nkind: Task\nname: Extra\nruntime: shell\ntrigger: {manual: true}\n",
         "extra/task.sh": "echo extra\n",
         "beacon/task.sh": "exec sleep 200000\n",
     }
-    fleet.platform.commit(changed, "to be merged", branch="topic")
-    done = system.run("plan", "fleet", "--ref", "topic", "-o", "json", deadline=PATIENT)
-    assert done.returncode == 3, done.stdout + done.stderr
-    plan = json.loads(done.stdout)
-    assert {each["id"] for each in plan["updated"]} == {"fleet/certificate", "fleet/beacon"}
-    assert (plan["added"], plan["restarted"]) == (["fleet/extra"], ["fleet/beacon"])
-    assert [plan[part] for part in ("removed", "collisions", "errors")] == [[], [], []]
+    commit = fleet.platform.commit(changed, "to be merged", branch="topic")
+    plan = planned(fleet, "fleet", "--ref", "topic")
+    assert {each["id"] for each in plan["updated"]} == {"fleet/uptime", "fleet/beacon"}
+    assert (plan["added"], plan["removed"], plan["restarted"], plan["collisions"]) == (["fleet/extra"], ["fleet/certificate"], ["fleet/beacon"], [])
+    assert [each["id"] for each in plan["errors"]] == ["fleet/lost"], plan["errors"]
     assert registered_again(system, before) == set() and daemon_pid(fleet) == pid, "a plan changes nothing"
 
-    commit = git(fleet.platform.work, "rev-parse", "topic")
+    copy = tmp_path / "platform"
+    git(tmp_path, "clone", "-q", "-b", "topic", str(fleet.platform.bare), str(copy))
+    same = planned(fleet, str(copy), "--source", "fleet")
+    parts = ("added", "removed", "updated", "restarted", "next")
+    assert {part: same[part] for part in parts} == {part: plan[part] for part in parts}, "a working copy of it says the same"
+
     git(fleet.platform.work, "checkout", "-q", "main")
     git(fleet.platform.work, "merge", "-q", "--ff-only", "topic")
     git(fleet.platform.work, "push", "-q", "origin", "main")
     assert push(system, "fleet")
-    at_commit(system, "fleet", commit)
-    after = all_synced(system, {*IDS, "fleet/extra"})
-    said = {each["id"]: (each["from"], each["to"]) for each in plan["updated"]}
-    assert said == {id: (before_tasks[id].digest, task.digest) for id, task in after.items() if id in IDS and task.digest != before_tasks[id].digest}
-    assert daemon_pid(fleet) != pid
-    assert registered_again(system, before) == {"fleet/certificate", "fleet/beacon", "fleet/extra"}
-    again = system.run("plan", "fleet", "--ref", "topic", "-o", "json", deadline=PATIENT)
-    assert again.returncode == 0, again.stdout
+    system.object(Source, "fleet", lambda source: source.revision == commit)
+    wait_for(lambda: system.objects(Task).keys() == {*IDS, "fleet/extra", "fleet/lost"} - {"fleet/certificate"}, "added and removed")
+    system.object(Daemon, "fleet/beacon", lambda daemon: daemon.state == "running" and daemon.pid != pid)
+    now = {id: system.object(Task, id, lambda task: task.sync == "Synced") for id in sorted(IDS - {"fleet/certificate"})}
+    assert {each["id"]: (each["from"], each["to"]) for each in plan["updated"]} == {
+        id: (was[id].digest, task.digest) for id, task in now.items() if task.digest != was[id].digest
+    }
+    assert registered_again(system, before) == {"fleet/certificate", "fleet/uptime", "fleet/beacon", "fleet/extra", "fleet/lost"}
+    assert plan["next"]["fleet/uptime"]["after"][0] == system.get("schedules", "fleet/uptime")["next"]
+    assert not system.object(Task, "fleet/lost").digest
+    again = planned(fleet, "fleet", "--ref", "topic", code=1)  # nothing would change, and one entry is still wrong
+    assert not [part for part in ("added", "removed", "updated", "restarted") if again[part]]
 
     back = fleet.platform.commit({"taskset.yaml": text, "extra/task.yaml": None, "extra/task.sh": None})  # for the other tests
     assert push(system, "fleet")
     at_commit(system, "fleet", back)
     fleet.settled()
+
+
+def planned(fleet: Fleet, *words: str, code: int = 3) -> dict[str, Any]:
+    done = fleet.system.run("plan", *words, "-o", "json", deadline=PATIENT)
+    assert done.returncode == code, done.stdout + done.stderr
+    plan: dict[str, Any] = json.loads(done.stdout)
+    return plan
 
 
 def test_without_a_webhook_it_is_live_at_the_next_poll(system: System) -> None:

@@ -117,3 +117,14 @@ def test_with_every_hint_dropped_it_converges_all_the_same(tmp_path: Path) -> No
         until(lambda: slots(desk, "c"), "it fires", within=5)
     finally:
         desk.close()
+
+
+def test_five_hundred_due_at_one_moment_are_all_fired_and_each_once(desk: Desk) -> None:
+    desk.start("trigger-engine")
+    herd = [f"t{number:03}" for number in range(500)]
+    for task in herd:
+        desk.register(task, Trigger(cron="@every 10s", catch_up="all"))
+    until(lambda: len({run.task for run in desk.all(Run)}) == len(herd), "every task was fired", within=60)
+    for task in herd:
+        fired = slots(desk, task)
+        assert fired == list(range(fired[0], fired[-1] + 1, 10_000))

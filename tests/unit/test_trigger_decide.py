@@ -11,7 +11,7 @@ from dicode.messages.kinds import Condition, Config, ConfigSource, DesiredTask, 
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.spec.runs import run_id
 from dicode.spec.template import Expanded, expand
-from dicode.trigger.decide import Bound, Hook, all_read, cron_run, hook_of, route_of, settled, tick
+from dicode.trigger.decide import RATE, SPREAD, TOGETHER, Bound, Hook, all_read, cron_run, hook_of, route_of, settled, tick, turn
 from dicode.trigger.state import Hooks
 
 MINUTE = 60_000
@@ -230,3 +230,22 @@ def test_what_is_refused_with_a_reason_does_not_hold_up_ready() -> None:
     want = DesiredTask(id="t", source="s", digest="d1")
     assert admitted([READ], [want], [replace(cron_task(digest="d0"), conditions=(BAD,))])
     assert admitted([READ], [replace(want, digest="")], [replace(cron_task(digest=""), conditions=(BAD,))])
+
+
+# --- many at once
+
+
+def test_a_few_that_are_due_together_are_fired_together() -> None:
+    assert all(turn(number, TOGETHER, 60_000) == 0 for number in range(TOGETHER))
+
+
+@pytest.mark.parametrize("count", [TOGETHER + 1, 500, 10_000])
+def test_a_herd_is_fired_in_its_order_and_whole_within_the_spread(count: int) -> None:
+    turns = [turn(number, count, 3_600_000) for number in range(count)]
+    assert turns[0] == 0 and turns == sorted(turns) and turns[-1] <= SPREAD
+    assert turns[1] == pytest.approx(1 / RATE if count <= RATE * SPREAD else SPREAD / count)
+
+
+@pytest.mark.parametrize("period", [-5, 0, 1_000, 60_000])
+def test_no_schedule_waits_so_long_that_it_meets_its_next_slot(period: int) -> None:
+    assert all(0 <= turn(number, 2_000, period) <= max(period, 0) / 2000 for number in range(2_000))

@@ -17,7 +17,7 @@ from dicode.process.role import explain
 from dicode.process.settings import Settings
 from dicode.process.zone import machine_zone
 from dicode.spec.template import Expanded, expand
-from dicode.trigger.decide import ROLE, Bound, Hook, hook_of, route_of, tick
+from dicode.trigger.decide import ROLE, Bound, Hook, hook_of, route_of, tick, turn
 from dicode.trigger.push import PUSHES, route_of_pushes, secret_of
 from dicode.trigger.relaying import RELAYS
 from dicode.trigger.state import Hooks
@@ -179,13 +179,19 @@ class TriggerEngine:
             drift = now - mono() * 1000 - lead
             if abs(drift) > STEPPED:
                 lead += drift
-                due = list(self._next)
+                due = sorted(self._next)
             else:
                 due = list(self._due(now))
-            for task in due:
+            for number, task in enumerate(due):
                 self._next.pop(task, None)  # its turn sets it again
-                self.queue.add(task)
+                wait = turn(number, len(due), self._period(task))
+                self.queue.add_after(task, wait) if wait else self.queue.add(task)
             await self._sleep((self._times[0][0] if self._times else now + 60_000) - now)
+
+    def _period(self, task: str) -> int:
+        """ms from the slot its cursor stands at to the next."""
+        schedule = self.mirror.get(Schedule, task)
+        return schedule.next - schedule.last if schedule is not None else 0
 
     def _due(self, now: int) -> Iterator[str]:
         times = self._times

@@ -15,6 +15,9 @@ from dicode.spec.schedule import BadCron, delay_of, due, expression_of, next_fir
 from dicode.spec.template import Expanded
 
 ROLE = "trigger-engine"
+TOGETHER = 20  # schedules due at one moment that are fired at once
+RATE = 20  # of more, so many a second (RELIABILITY T5)
+SPREAD = 25.0  # seconds after which the last of any number has been fired
 
 
 class Tick(NamedTuple):
@@ -90,6 +93,14 @@ def webhook_run(task: str, key: str, input: str, input_blob: str, params: dict[s
 
 def _event(task: Task, reason: str, message: str, now: int) -> Event:
     return Event(object=f"task/{task.id}", type="Warning", reason=reason, message=message, at=now, role=ROLE, cause=task.cause)
+
+
+def turn(number: int, count: int, period: int) -> float:
+    """Seconds to wait for the `number`-th (from 0) of `count` schedules that are due at one moment: a full hour must not start a
+    thousand runs at once. Never more than half the time to its next slot, `period` in ms: none is missed for it."""
+    if count <= TOGETHER:
+        return 0.0
+    return min(number * min(1 / RATE, SPREAD / count), max(period, 0) / 2000)
 
 
 # --- webhooks

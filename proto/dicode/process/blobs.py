@@ -1,8 +1,9 @@
 """Bundles: the exact files behind a digest, as one canonical tar each, and unpacked once for running.
 
 A tar holds, in this order, `manifest` (the text whose SHA-256 is the digest, SPEC 5), `spec.json`, then each file at
-the place it has relative to the task folder. Nothing is believed that the manifest does not say: whoever reads a
-bundle checks it against its own name. No fsync: what a power cut takes is read from the sources again.
+the place it has relative to the task folder. It lies in a file of its own or, stored together with others, in a pack.
+Nothing is believed that the manifest does not say: whoever reads a bundle checks it against its own name. No fsync: what a
+power cut takes is read from the sources again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import posixpath
 import re
 import shutil
 import stat
-import struct
 import tarfile
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
@@ -24,12 +24,14 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from dicode.messages.task import TaskSpec
+from dicode.process.packs import Packs, write_whole
+from dicode.process.ustar import member
 
 MANIFEST_HEAD = "dicode-digest/1"
 ROOT = "root"  # of the files in the tar and in the tree
 
-_USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s8s247x")  # name, mode, uid, gid, size, mtime, checksum, type, target, magic
-_ZERO = b"0000000"
+SMALL = 64 * 1024  # bytes; a bigger bundle never goes into a pack
+FEW = 4  # bundles; so many need no pack
 _spec_decoder = msgspec.json.Decoder(TaskSpec)
 
 
@@ -80,6 +82,8 @@ class Layout(NamedTuple):
 
     def place(self, path: str) -> str:
         """The place of `path`, which is relative to the task folder."""
+        if path[:1] != "." and "//" not in path and "/." not in path:
+            return f"{self.folder}/{path}"  # nearly all
         return posixpath.normpath(posixpath.join(self.folder, path))
 
 
@@ -87,6 +91,8 @@ def layout_of(paths: Iterable[str]) -> Layout:
     """The task folder stands as deep as the includes reach up, under names that no include uses."""
     taken: dict[int, set[str]] = {}
     for path in paths:
+        if path[:3] != "../":
+            continue
         parts = path.split("/")
         ups = next((depth for depth, part in enumerate(parts) if part != ".."), len(parts))
         if ups and ups < len(parts):
@@ -106,34 +112,47 @@ class Bundles:
     def __init__(self, bundles: Path, trees: Path) -> None:
         self._bundles = bundles
         self._trees = trees
+        self._packs = Packs(bundles, _passing_name)
 
     def put(self, digest: str, manifest: bytes, spec_json: bytes, files: Iterable[tuple[str, str, bytes]]) -> None:
         """Store a bundle, whole or not at all; one that is there stays. `files`: (path, kind, content) as in the manifest."""
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self._tar(digest))  # young again: it is about to be referred to
-            return
-        files = list(files)
-        layout = layout_of(path for path, _, _ in files)
-        parts = [*_member("manifest", "-", manifest), *_member("spec.json", "-", spec_json)]
-        for path, kind, content in sorted(files, key=lambda file: os.fsencode(file[0])):
-            parts += _member(layout.place(path), kind, content)
-        parts.append(bytes(2 * tarfile.BLOCKSIZE))
-        made = f"{self._bundles}/{_passing_name(digest)}"
+        if not self._renewed(digest):
+            self._write(digest, _tar_of(manifest, spec_json, files))
+
+    def together(self) -> Batch:
+        """For the first reading of many tasks: what is put there is stored by `Batch.write`, in one file."""
+        return Batch(self)
+
+    def _renewed(self, digest: str) -> bool:
+        """Is it there? Then it is young again: it is about to be referred to."""
         try:
-            with open(made, "xb", buffering=0) as out:
-                out.write(b"".join(parts))
-            os.replace(made, self._tar(digest))
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(made)  # a full disk must not fill up with halves
-            raise
+            os.utime(f"{self._bundles}/{digest}.tar")
+        except FileNotFoundError:
+            return self._packs.touch(digest)
+        return True
+
+    def _write(self, digest: str, tar: bytes) -> None:
+        write_whole(self._tar(digest), tar, self._bundles / _passing_name(digest))
 
     def has(self, digest: str) -> bool:
-        return self._tar(digest).exists()
+        return os.path.exists(self._tar(digest)) or self._packs.find(digest) is not None
 
     def digests(self) -> set[str]:
         """All that are here."""
-        return {name[:-4] for name in os.listdir(self._bundles) if name.endswith(".tar") and not name.startswith(".")}
+        names = os.listdir(self._bundles)
+        self._packs.refresh(names)
+        return {name[:-4] for name in names if name.endswith(".tar") and not name.startswith(".")}.union(self._packs.digests())
+
+    def older_than(self, instant: float) -> set[str]:
+        """All that nobody has stored, or stored again, since then (seconds since the epoch)."""
+        with os.scandir(self._bundles) as entries:
+            times = {entry.name: entry.stat(follow_symlinks=False).st_mtime for entry in entries if not entry.name.startswith(".")}
+        self._packs.refresh(times)
+        ages = {digest: times.get(spot.pack, instant) for digest, spot in self._packs.digests().items()}
+        for name, time in times.items():
+            if name.endswith(".tar"):
+                ages[name[:-4]] = max(time, ages.get(name[:-4], 0.0))
+        return {digest for digest, time in ages.items() if time < instant}
 
     def manifest(self, digest: str) -> bytes:
         """The text whose hash the digest is. Raises MissingBundle, BadBundle."""
@@ -188,11 +207,14 @@ class Bundles:
             if made.exists():
                 _remove_tree(made)
 
-    def remove(self, digest: str) -> None:
-        """Forget the bundle and its tree. Something that runs from the tree must not be around."""
-        self._tar(digest).unlink(missing_ok=True)
-        if (self._trees / digest).exists():
-            self._discard(self._trees / digest)
+    def remove(self, *digests: str) -> None:
+        """Forget the bundles and their trees. Something that runs from such a tree must not be around."""
+        self._packs.drop(digests)
+        for digest in digests:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._tar(digest))
+            if (self._trees / digest).exists():
+                self._discard(self._trees / digest)
 
     def sweep(self) -> None:
         """Remove what processes left half-made when they were killed."""
@@ -208,10 +230,12 @@ class Bundles:
         return self._bundles / f"{digest}.tar"
 
     def _file(self, digest: str) -> BinaryIO:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return open(self._tar(digest), "rb")
-        except FileNotFoundError:
-            raise MissingBundle(f"no bundle {digest[:6]}: it is made again when its source is read") from None
+        packed = self._packs.find(digest)
+        if packed is None:
+            raise MissingBundle(f"no bundle {digest[:6]}: it is made again when its source is read")
+        return io.BytesIO(packed)
 
     @contextlib.contextmanager
     def _open(self, digest: str) -> Iterator[tarfile.TarFile]:
@@ -235,21 +259,26 @@ class Bundles:
     def _contents(self, digest: str, tar: tarfile.TarFile, manifest: Manifest) -> Iterator[tuple[ManifestEntry, bytes]]:
         layout = layout_of(entry.path for entry in manifest.entries)
         places = {layout.place(entry.path): entry for entry in manifest.entries}
-        for member in tar:
-            if member.name in ("manifest", "spec.json"):
+        for each in tar:
+            if each.name in ("manifest", "spec.json"):
                 continue
-            entry = places.pop(member.name, None)
-            content = _content(tar, member, member.name)
-            if entry is None or content is None or sha256(content).hexdigest() != entry.sha256 or (entry.kind == "l") != member.issym():
-                raise self._bad(digest, f"{member.name} is not what was hashed")
+            entry = places.pop(each.name, None)
+            content = _content(tar, each, each.name)
+            if entry is None or content is None or sha256(content).hexdigest() != entry.sha256 or (entry.kind == "l") != each.issym():
+                raise self._bad(digest, f"{each.name} is not what was hashed")
             yield entry, content
         if places:
             raise self._bad(digest, f"{next(iter(places))} is missing")
 
     def _bad(self, digest: str, why: str) -> BadBundle:
         """Set it aside, so that the source-controller finds it missing and makes it again."""
+        aside = self._bundles / f"{digest}.bad"
         with contextlib.suppress(OSError):
-            self._tar(digest).replace(self._bundles / f"{digest}.bad")
+            try:
+                os.replace(self._tar(digest), aside)
+            except FileNotFoundError:
+                aside.write_bytes(self._packs.find(digest) or b"")
+                self._packs.drop((digest,))
         return BadBundle(f"bundle {digest[:6]}: {why}")
 
     def _discard(self, tree: Path) -> None:
@@ -260,21 +289,44 @@ class Bundles:
             _remove_tree(aside)
 
 
-def _member(place: str, kind: str, content: bytes) -> tuple[bytes, bytes, bytes]:
-    if kind == "l":
-        return _header(place, 0o777, 0, os.fsdecode(content)), b"", b""
-    return _header(place, 0o555 if kind == "x" else 0o444, len(content)), content, bytes(-len(content) % tarfile.BLOCKSIZE)
+class Batch:
+    """Bundles that are stored together; belongs to one thread. `put` as in Bundles, but small ones are only there after `write`."""
+
+    def __init__(self, bundles: Bundles) -> None:
+        self._bundles = bundles
+        self._tars: dict[str, bytes] = {}
+
+    def put(self, digest: str, manifest: bytes, spec_json: bytes, files: Iterable[tuple[str, str, bytes]]) -> None:
+        if digest in self._tars or self._bundles._renewed(digest):
+            return
+        tar = _tar_of(manifest, spec_json, files)
+        if len(tar) > SMALL:
+            self._bundles._write(digest, tar)
+        else:
+            self._tars[digest] = tar
+
+    def manifest(self, digest: str) -> bytes:
+        """Of a bundle that was there before. Raises MissingBundle, BadBundle."""
+        return self._bundles.manifest(digest)
+
+    def write(self) -> None:
+        """Store what was put. Raises OSError: then some may not be there, and all are to be put again."""
+        tars, self._tars = self._tars, {}
+        if len(tars) > FEW:
+            self._bundles._packs.write(tars)
+            return
+        for digest, tar in tars.items():
+            self._bundles._write(digest, tar)
 
 
-def _header(place: str, mode: int, size: int, target: str = "") -> bytes:
-    """Owner, group and time are 0: the same files give the same bytes. By hand where ustar can say it: six times as fast."""
-    if not place.isascii() or not target.isascii() or len(place) > 100 or len(target) > 100:
-        member = tarfile.TarInfo(place)
-        member.type, member.mode, member.size, member.linkname = tarfile.SYMTYPE if target else tarfile.REGTYPE, mode, size, target
-        return member.tobuf(tarfile.PAX_FORMAT)
-    kind = tarfile.SYMTYPE if target else tarfile.REGTYPE
-    block = _USTAR.pack(place.encode(), b"%07o" % mode, _ZERO, _ZERO, b"%011o" % size, b"%011o" % 0, b" " * 8, kind, target.encode(), b"ustar\x0000")
-    return b"%b%06o\0 %b" % (block[:148], sum(block), block[156:])
+def _tar_of(manifest: bytes, spec_json: bytes, files: Iterable[tuple[str, str, bytes]]) -> bytes:
+    files = sorted(files, key=lambda file: os.fsencode(file[0]))
+    layout = layout_of(path for path, _, _ in files)
+    parts = [*member("manifest", "-", manifest), *member("spec.json", "-", spec_json)]
+    for path, kind, content in files:
+        parts += member(layout.place(path), kind, content)
+    parts.append(bytes(2 * tarfile.BLOCKSIZE))
+    return b"".join(parts)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo | None, name: str) -> bytes | None:

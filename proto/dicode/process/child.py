@@ -51,10 +51,16 @@ def boot_id() -> str:
 def look(pid: int) -> Seen | None:
     """The process with this number now; None when there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # by hand: every process is looked at when a daemon is replaced
     except OSError:
         return None
-    fields = text[text.rindex(b")") + 2 :].split()  # its name may hold anything, brackets and blanks too
+    try:
+        text = os.read(fd, 4096)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    fields = text[text.rindex(b")") + 2 :].split(b" ", 20)  # its name may hold anything, brackets and blanks too
     return Seen(pid, int(fields[1]), int(fields[3]), int(fields[19]) / _TICKS, fields[0] in b"ZX")
 
 

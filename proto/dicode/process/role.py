@@ -36,7 +36,7 @@ from dicode.process.keeper import MESSAGE, STOP_WITHIN
 from dicode.process.logs import Log
 from dicode.process.settings import Settings, load
 
-BEAT = 1.0  # seconds between two beats; the keeper replaces a role after 10 s without
+BEAT = 2.0  # seconds between two beats; the keeper replaces a role after 10 s without
 EX_CRASH = 1
 LOCK_PATIENCE = STOP_WITHIN + 2.0  # seconds a role waits for the lock of one whose keeper has died: it is on its way out
 LOCK_AGAIN = 0.05

@@ -28,6 +28,11 @@ class Settings:
         return self.data_dir / "dicode.db"
 
     @property
+    def backups(self) -> Path:
+        """Copies of the database, made by the store every few minutes."""
+        return self.data_dir / "backups"
+
+    @property
     def bundles(self) -> Path:
         """`<digest>.tar`, immutable."""
         return self.data_dir / "bundles"

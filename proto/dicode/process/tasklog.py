@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dicode.process.clock import wall_ms
+from dicode.process.filenames import file_name
 
 Stream = Literal["o", "e", "s"]
 LINE_MAX = 64 * 1024  # bytes of text; SPEC 8
@@ -32,7 +33,7 @@ def run_log(logs: Path, run: str, attempt: int) -> Path:
 
 def daemon_log(logs: Path, task: str) -> Path:
     """Where the log of a daemon lies; the one before the last rotation has `.1` behind it."""
-    return logs / "daemon" / (task.replace("/", "~") + ".log")
+    return logs / "daemon" / f"{file_name(task)}.log"
 
 
 class LogWriter:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import zmq
-import zmq.asyncio
 
 from dicode.messages.commands import AnyCommand, AnyReply, Append, Conflict, Delete, Failed, Put, Reply, WriteAll, Written, WroteAll
 from dicode.wire.frames import (
@@ -31,6 +30,7 @@ R = TypeVar("R", bound=Reply)
 Ops = tuple[Put | Delete | Append, ...]
 Unsent = tuple[Ops, "asyncio.Future[Written | Conflict]"]
 IN_FLIGHT = 2  # one is committed while the next is on its way
+AT_ONCE = 1_000  # changes heard before others get a turn
 FITTING = 512 * 1024  # bytes of bodies in one command; a frame holds twice that
 
 
@@ -49,7 +49,7 @@ class Wire:
     """One DEALER and one SUB to the store of a data folder; belongs to the running event loop."""
 
     def __init__(self, commands: str, changes: str) -> None:
-        self._context = zmq.asyncio.Context()
+        self._context = zmq.Context()
         self._dealer = self._context.socket(zmq.DEALER)
         self._dealer.setsockopt(zmq.LINGER, 500)
         self._dealer.setsockopt(zmq.RECONNECT_IVL, 20)
@@ -63,7 +63,8 @@ class Wire:
         self._unsent: list[Unsent] = []
         self._in_flight = 0  # commands that carry writes
         self._sending: set[asyncio.Task[None]] = set()
-        self._reader = asyncio.create_task(self._read(), name="wire replies")
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._dealer.fileno(), self._read)
         self.malformed = 0
 
     async def ask(self, command: AnyCommand, reply: type[R], deadline: float = DEADLINE) -> R:
@@ -83,7 +84,7 @@ class Wire:
         if self._patrol is None:
             self._patrol = loop.call_later(ASK_AGAIN / 4, self._look_after)
         try:
-            await self._send(asked.frames)
+            self._send(asked.frames)
             answer = await asked.answer
         finally:
             self._waiting.pop(request, None)
@@ -102,7 +103,7 @@ class Wire:
                 asked.answer.set_exception(StoreAway(f"no answer to {asked.what}"))
             elif now >= asked.again_at:
                 asked.again_at = now + ASK_AGAIN
-                self._spawn(self._send(asked.frames))
+                self._send(asked.frames)
         self._patrol = loop.call_later(ASK_AGAIN / 4, self._look_after) if self._waiting else None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -151,23 +152,31 @@ class Wire:
             else:
                 future.set_result(each)
 
-    async def _send(self, frames: list[bytes]) -> None:
+    def _send(self, frames: list[bytes]) -> None:
         with contextlib.suppress(zmq.Again):  # the pipe is full while the store is away: it is sent again in a moment
-            await self._dealer.send_multipart(frames, zmq.NOBLOCK)
+            self._dealer.send_multipart(frames, zmq.NOBLOCK)
+        self._loop.call_soon(self._read)
 
-    async def _read(self) -> None:
-        while True:
-            parts = await self._dealer.recv_multipart()
-            if len(parts) != 2:
-                self.malformed += 1
-                continue
-            asked = self._waiting.get(parts[0])
-            if asked is None or asked.answer.done():
-                continue
+    def _read(self) -> None:
+        """Take all that has been answered. ZeroMQ's descriptor tells that something has changed, and tells it once: sending may swallow that."""
+        while not self._dealer.closed:
             try:
-                asked.answer.set_result(decode_reply(parts[1]))
-            except BadMessage:
-                self.malformed += 1
+                parts = self._dealer.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._take(parts)
+
+    def _take(self, parts: list[bytes]) -> None:
+        if len(parts) != 2:
+            self.malformed += 1
+            return
+        asked = self._waiting.get(parts[0])
+        if asked is None or asked.answer.done():
+            return
+        try:
+            asked.answer.set_result(decode_reply(parts[1]))
+        except BadMessage:
+            self.malformed += 1
 
     def subscribe(self, kinds: list[str]) -> Ear:
         """Hear every change of these kinds from now on; the first frame proves that the subscription took."""
@@ -175,7 +184,8 @@ class Wire:
 
     def close(self) -> None:
         self._unsent.clear()  # or the end of what is on its way would send the rest into closed sockets
-        for task in (self._reader, *self._sending):
+        self._loop.remove_reader(self._dealer.fileno())
+        for task in self._sending:
             task.cancel()
         if self._patrol is not None:
             self._patrol.cancel()
@@ -186,7 +196,7 @@ class Wire:
 class Ear:
     """A subscription. Loses messages when slow: whoever uses it compares revs and heads (process.mirror does)."""
 
-    def __init__(self, context: zmq.asyncio.Context, endpoint: str, kinds: list[str]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, kinds: list[str]) -> None:
         self._socket = context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, 100_000)
@@ -198,13 +208,35 @@ class Ear:
         self.malformed = 0
 
     async def hear(self, timeout: float) -> list[Heard]:
-        """All that is there, waiting at most `timeout` seconds for the first; empty means silence."""
-        if not await self._socket.poll(int(timeout * 1000)):
-            return []
+        """What is there, waiting at most `timeout` seconds for the first; empty means silence. Others get a turn in any case."""
+        heard = self._take()
+        if heard:
+            await asyncio.sleep(0)
+            return heard
+        until = asyncio.get_running_loop().time() + timeout
+        while not heard and (left := until - asyncio.get_running_loop().time()) > 0:
+            await self._stirred(left)
+            heard = self._take()
+        return heard
+
+    async def _stirred(self, timeout: float) -> None:
+        """Wait until something has changed about the socket, which need not be a message."""
+        loop = asyncio.get_running_loop()
+        stirred = loop.create_future()
+        timer = loop.call_later(timeout, _resolve, stirred)
+        loop.add_reader(self._socket.fileno(), _resolve, stirred)
+        try:
+            await stirred
+        finally:
+            timer.cancel()
+            loop.remove_reader(self._socket.fileno())
+
+    def _take(self) -> list[Heard]:
+        """Some of what is there."""
         heard: list[Heard] = []
-        while len(heard) < 10_000:
+        while len(heard) < AT_ONCE:
             try:
-                parts = await self._socket.recv_multipart(zmq.NOBLOCK)
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
             try:
@@ -215,6 +247,11 @@ class Ear:
 
     def close(self) -> None:
         self._socket.close(linger=0)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _fitting(unsent: list[Unsent]) -> Iterator[list[Unsent]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dicode.messages.task import EnvGrant, TaskSpec
+from dicode.process.filenames import file_name
 
 OWN = "DICODE_"  # variables of this prefix are ours: never taken from the host, never granted
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -29,6 +30,7 @@ def build(
     task_dir: Path,
     state_dir: Path,
     data_dir: Path,
+    set_dir: str = "",
     params: Mapping[str, object] | None = None,
     withheld: Collection[str] = (),
     own: Mapping[str, str] | None = None,
@@ -38,7 +40,7 @@ def build(
     `host` is the environment of the role, of which only granted variables are taken, and never those in `withheld`
     (Config.withheld_env). `params` are the effective ones. `own` are further DICODE_* variables, such as DICODE_RUN_ID.
     """
-    names = known(task_dir, data_dir, host)
+    names = known(task_dir, data_dir, host, set_dir)
     seen = visible(host, withheld)
     variables = {
         "PATH": host.get("PATH") or DEFAULT_PATH,
@@ -65,9 +67,10 @@ def visible(host: Mapping[str, str], withheld: Collection[str]) -> dict[str, str
     return {name: value for name, value in host.items() if not name.startswith(OWN) and name not in withheld}
 
 
-def known(task_dir: Path, data_dir: Path, host: Mapping[str, str]) -> dict[str, str]:
-    """The variables `${…}` may name wherever it may stand."""
-    return {"TASK_DIR": str(task_dir), "DATADIR": str(data_dir), "HOME": host.get("HOME", "/")}
+def known(task_dir: Path, data_dir: Path, host: Mapping[str, str], set_dir: str = "") -> dict[str, str]:
+    """The variables `${…}` may name wherever it may stand. Outside of TaskSets (`set_dir` "") TASK_SET_DIR is none of them."""
+    names = {"TASK_DIR": str(task_dir), "DATADIR": str(data_dir), "HOME": host.get("HOME", "/")}
+    return names | {"TASK_SET_DIR": set_dir} if set_dir else names
 
 
 def _granted(grant: EnvGrant, seen: Mapping[str, str], names: Mapping[str, str]) -> tuple[str | None, str]:
@@ -113,4 +116,4 @@ def _text(value: object) -> str:
 
 def state_folder(state: Path, task_id: str) -> Path:
     """The writable folder of a task: one level, so that `a/b` does not lie inside the folder of `a`. Not made here."""
-    return state / task_id.replace("/", "~")
+    return state / file_name(task_id)

@@ -133,7 +133,7 @@ class Supervisor:
         for task, daemon in self.mirror.all(Daemon):
             if task not in self._book:
                 self._book[task] = Held(daemon if daemon.state not in LIVE else replace(daemon, state="stopped", pid=0))
-        for task in {*self._book, *(task for task, _ in self.mirror.all(Task))}:
+        for task in {*self._book, *(id for id, task in self.mirror.all(Task) if _is_daemon(task))}:
             self.queue.add(task)
             self.writing.add(task)  # a supervisor before us may have died between doing and saying so
         for token, _ in self.mirror.all(Request):
@@ -171,8 +171,9 @@ class Supervisor:
             return  # everything is looked at when the tables are full
         if kind is Task:
             task = self.mirror.get(Task, key)
-            self._interrupt([key], unless=task.digest if task is not None and not task.suspended else "")
-            self.queue.add(key)
+            if key in self._book or _is_daemon(task):
+                self._interrupt([key], unless=task.digest if task is not None and not task.suspended else "")
+                self.queue.add(key)
         elif kind is Daemon and key in self._book:
             self.writing.add(key)
         elif kind is Request:
@@ -437,6 +438,10 @@ class Supervisor:
             return Answer(True, msgspec.json.encode(await figures(held.child.pid)).decode(), wall_ms())
         except psutil.Error:
             return Answer(False, f"task {task} has no process now", wall_ms())
+
+
+def _is_daemon(task: Task | None) -> bool:
+    return task is not None and task.spec is not None and task.spec.trigger.type == "daemon"
 
 
 async def _build(argv: tuple[str, ...], environ: dict[str, str]) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from dicode.messages.kinds import Daemon
-
-NAME_MAX = 200  # bytes; longer ids are named by their hash
+from dicode.process.filenames import file_name
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Daemon)
@@ -77,10 +75,7 @@ class Records:
         return found
 
     def _path(self, task: str, suffix: str) -> Path:
-        name = task.replace("/", "~")
-        if len(name) > NAME_MAX:
-            name = f"{name[:100]}~{sha256(task.encode()).hexdigest()}"
-        return self._folder / f"{name}.{suffix}"
+        return self._folder / f"{file_name(task)}.{suffix}"
 
 
 def _has_open(pid: str, wanted: os.stat_result) -> bool:

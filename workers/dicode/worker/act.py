@@ -22,7 +22,9 @@ from dicode.worker.nursery import Herd, Nursery, clear, end_runs
 from dicode.worker.prepare import Workshop, mark_of, runs_folder
 from dicode.worker.state import Holding, Holdings
 
-LOOK_AGAIN = 1.0  # seconds between two claims when nobody says that something is due
+LOOK_AGAIN = 1.0  # seconds between two claims while something is queued: it may become due without a word
+LOOK_ANYWAY = 10.0  # seconds between two claims when nothing is, and nobody says that there is
+RUNTIMES_AGAIN = 15.0  # seconds between two looks for the programs that tasks need
 CANCEL_GRACE = 2.0  # seconds between SIGTERM and SIGKILL of a cancelled run
 GOODBYE = 1.2  # of the seconds a stopping worker has, those it needs to end its runs and say so
 STOP_GRACE = 0.5  # seconds between SIGTERM and SIGKILL of a run whose worker is told to stop
@@ -49,6 +51,9 @@ class WorkerRole:
         self._nursery = Nursery(mark_of(settings, self._name), runs, settings.environ)
         self._workshop = Workshop(settings, self._name, Bundles(settings.bundles, settings.trees))
         self._started = wall_ms()
+        self._runs_head = 0  # the newest rev of any run that we heard of
+        self._missing: tuple[Condition, ...] = ()
+        self._missing_at = -RUNTIMES_AGAIN  # when we looked
         self._told: Worker | None = None
 
     @property
@@ -80,7 +85,7 @@ class WorkerRole:
         await self._mirror.start()
         await self._tell()
         self._context.keeper.ready()
-        token = ""
+        token, pause = "", LOOK_AGAIN
         while not self._context.stopping.is_set():
             self._wake.clear()
             free = self._slots - len(self._holdings.by_run)
@@ -92,12 +97,12 @@ class WorkerRole:
                     claimed = await self._wire.ask(Claim(worker=self._name, token=token, n=free, labels=self._labels), Claimed)
                 except (StoreAway, StoreFailed):
                     continue  # the same token finds the same runs
-                token = ""
+                token, pause = "", LOOK_AGAIN if claimed.waiting or claimed.runs else LOOK_ANYWAY
                 for run in claimed.runs:
                     self._begin(run, asked_at)
                 more = bool(claimed.runs) and claimed.waiting > 0 and len(claimed.runs) < free
             if not more:
-                await self._sleep(LOOK_AGAIN)
+                await self._sleep(pause if free > 0 else LOOK_AGAIN)
 
     async def _sleep(self, seconds: float) -> None:
         """Until something may be due, or we stop."""
@@ -107,7 +112,7 @@ class WorkerRole:
             task.cancel()
 
     async def _listen(self) -> None:
-        """Changes of runs are hints: something may be due, or one of ours is to be cancelled."""
+        """Changes of runs are hints: something may be due, or one of ours is to be cancelled. A lost hint shows in the heartbeat."""
         ear = self._wire.subscribe(["Run"])
         try:
             while True:
@@ -117,8 +122,15 @@ class WorkerRole:
             ear.close()
 
     def _hear(self, heard: Heard) -> None:
-        if self._deaf or heard.heads is not None or not heard.body:
+        if heard.heads is not None:
+            head = heard.heads.kinds.get("Run", 0)
+            if head != self._runs_head:
+                self._runs_head = head
+                self._wake.set()
             return
+        if self._deaf or not heard.body:
+            return
+        self._runs_head = max(self._runs_head, heard.header.rev)
         try:
             run = decode_body("Run", heard.body)
         except BadMessage:
@@ -268,7 +280,9 @@ class WorkerRole:
 
     async def _tell(self, state: str = "ready") -> None:
         """Keep our own object true; quiet when nothing changed."""
-        missing = _missing_runtimes(self._context.settings.environ, self._started)
+        if mono() - self._missing_at >= RUNTIMES_AGAIN:
+            self._missing, self._missing_at = _missing_runtimes(self._context.settings.environ, self._started), mono()
+        missing = self._missing
         told = Worker(
             name=self._name,
             pid=os.getpid(),
