@@ -30,7 +30,7 @@ from dicode.git.remote import own_ref, parse
 from dicode.git.repositories import GitRepositories
 from dicode.git.session import Children
 from dicode.git.trees import RepoState
-from dicode.source import repositories as repositories_module
+from dicode.git import repositories as repositories_module
 from dicode.spec.trees import CommitInfo, Repo
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="pidfds, /proc")]
