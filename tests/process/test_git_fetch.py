@@ -25,12 +25,12 @@ from tests.support.git_remote import Handler, Repository, Server, Trick, git, se
 from tests.support.waiting import wait_for
 
 from dicode.git import mirror
+from dicode.git import repositories as repositories_module
 from dicode.git.frames import GitFault, Limits, SyncArgs, Synced, Wanted
 from dicode.git.remote import own_ref, parse
 from dicode.git.repositories import GitRepositories
 from dicode.git.session import Children
 from dicode.git.trees import RepoState
-from dicode.git import repositories as repositories_module
 from dicode.spec.trees import CommitInfo, Repo
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="pidfds, /proc")]
