@@ -149,7 +149,9 @@ class Load:
         self.system = system
         self.client = Client(system, os.urandom(4).hex())
         self.editor = Editor(system)
-        system.write_config("retention: {bundles: 100000}\nsources:\n  - {name: tasks, type: local, path: ./tasks, rescan: 2s}\n" + config)
+        system.write_config(
+            "retention: {bundles: 100000, runs_per_task: 1000000}\nsources:\n  - {name: tasks, type: local, path: ./tasks, rescan: 2s}\n" + config
+        )
         write_hook(system, 0)
         for id, catch_up, script in ((CRON_ALL, "all", HASHES), (CRON_LAST, "last", LEAVES_BEHIND + HASHES)):
             system.write_task(id, cron_yaml(id, catch_up), task_sh=script)

@@ -23,12 +23,14 @@ from dicode.process.clock import mono, wall_ms
 from dicode.process.logs import Log
 from dicode.process.queue import KeyedQueue
 from dicode.process.role import explain
+from dicode.spec.access import place_of_url
 from dicode.spec.trees import CommitInfo, Repo
 
 if TYPE_CHECKING:
     from dicode.git.committed import Memory, Readers  # they need the git library: only imported when a tree is read
 
-WIDTH = 4  # syncs at the same time
+WIDTH = 512  # URLs that have a turn at the same time; most of them wait for a place
+PER_HOST = 4  # syncs with one host at the same time: one that hangs keeps nobody else's waiting
 JITTER = 0.1  # of a poll interval, either way
 SHORTEST = 1.0  # seconds between two polls of one URL
 BACKOFF_FIRST = 1.0  # seconds; doubled with each failure, and of that a random part
@@ -100,6 +102,7 @@ class GitRepositories:
         self._queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=WIDTH)
         self._followed: dict[Repo, _Followed] = {}
         self._by_url: dict[str, dict[Repo, _Followed]] = {}
+        self._places: dict[str, asyncio.Semaphore] = {}  # by host
         self._damage_at: dict[str, float] = {}  # URL → when a mirror was last synced because it was damaged
         self._readers: Readers | None = None
         self._memories: dict[Repo, Memory] = {}
@@ -198,6 +201,10 @@ class GitRepositories:
 
     async def _round(self, way: _Way, those: list[_Followed]) -> None:
         """One session for all repos that are reached in one way."""
+        async with self._places.setdefault(place_of_url(way.url), asyncio.Semaphore(PER_HOST)):
+            await self._round_here(way, those)
+
+    async def _round_here(self, way: _Way, those: list[_Followed]) -> None:
         for each in those:
             each.syncing, each.waited, each.asked = True, each.asked, False
         try:

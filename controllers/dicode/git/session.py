@@ -39,7 +39,7 @@ from dicode.process.child import Child, spawn
 T = TypeVar("T")
 
 PROGRAM = (sys.executable, "-P", "-m", "dicode.git.fetcher")
-WIDTH = 8  # sessions at the same time; more wait
+WIDTH = 40  # sessions at the same time; more wait
 TELL_WITHIN = 5.0  # seconds between the end of a session's socket and the fetcher's word on how its child ended
 GATHER = 1 << 18  # bytes that are taken from the socket at once
 PASSED_ON = (  # all that git work may know of our environment
