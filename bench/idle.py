@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import psutil
 from bench.place import Place, up, write_tasks
@@ -19,13 +20,16 @@ def run(quick: bool) -> Iterator[Finding]:
     seconds = 4.0 if quick else 20.0
     with up(prepare=partial(write_tasks, count=TASKS)) as place:
         time.sleep(REST)
-        before, began = _worked(place), time.monotonic()
+        before, woken, began = _worked(place), _woken(place), time.monotonic()
         time.sleep(seconds)
-        core = (_worked(place) - before) / (time.monotonic() - began) * 100
+        took = time.monotonic() - began
+        core = (_worked(place) - before) / took * 100
+        wakes = (_woken(place) - woken) / took
         memory = sum(proportional_memory(process.pid) for process in _all(place)) / 1024
         count = len(_all(place))
     yield Row(f"idle, {TASKS:,} tasks: memory (PSS) of all {count} processes", Figure(memory), "MB", Budget(200))
     yield Row(f"idle, {TASKS:,} tasks: of one core, over {seconds:g} s", Figure(core), "%", Budget(1))
+    yield Row("  wake-ups of all threads", Figure(wakes), "times a second")
 
 
 def _all(place: Place) -> list[psutil.Process]:
@@ -35,3 +39,9 @@ def _all(place: Place) -> list[psutil.Process]:
 def _worked(place: Place) -> float:
     """CPU seconds of all, ended children too."""
     return sum(sum(process.cpu_times()[:4]) for process in _all(place))
+
+
+def _woken(place: Place) -> int:
+    """How often any thread that lives now has given up its core to wait."""
+    tasks = (task for process in _all(place) for task in Path(f"/proc/{process.pid}/task").iterdir())
+    return sum(int(line.split()[1]) for task in tasks for line in (task / "status").read_text().splitlines() if line.startswith("voluntary_ctxt"))

@@ -39,6 +39,8 @@ from dicode.messages.commands import (
 )
 from dicode.messages.kinds import Task
 from dicode.process.mirror import Mirror
+from dicode.store.read import Reader
+from dicode.store.sqlite.backups import newest_first
 from dicode.wire.client import Wire
 from dicode.wire.frames import HEARTBEAT, StoreFailed, decode_reply, encode
 from dicode.wire.server import Server
@@ -176,6 +178,19 @@ class TestLife:
         with store:
             assert "THE DATABASE WAS DAMAGED" in store.said()
             assert list(store.data.glob("dicode.db.corrupt-*"))
+
+    def test_a_database_damaged_at_rest_goes_on_from_the_copy_the_store_made(self) -> None:
+        """D5."""
+        store = RealStore(DICODE_BACKUP_EVERY="0.2")
+        with store:
+            with store.wire() as wire:
+                wire.ask(Write(ops=(put(task("a"), "a"),)), Written)
+            wait_for(lambda: any(Reader(path).all(Task) for path in newest_first(store.data / "backups")), 10.0)
+            store.stop()
+            (store.data / "dicode.db").write_bytes(b"\xff" * 8192)
+            store.start()
+            assert "THE DATABASE WAS DAMAGED" in store.said() and "it goes on as it was 0 min ago" in store.said()
+            assert table(store).keys() == {"a"}
 
     def test_a_database_of_a_newer_release_stops_it_with_one_line(self) -> None:
         import apsw

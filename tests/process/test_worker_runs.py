@@ -336,7 +336,7 @@ def test_a_missing_secret_fails_the_run_before_it_starts_and_names_the_key(here:
     ("files", "spec", "params", "error"),
     [
         ({"task.py": "pass"}, {}, {"x": "1"}, "BadParams: param 'x' is not declared"),
-        ({"readme": "x"}, {"runtime": "shell"}, {}, "NoScript: a shell task needs task.sh or task beside task.yaml"),
+        ({"task.yaml": "x"}, {"runtime": "shell"}, {}, "NoScript: a shell task needs task.sh or task beside task.yaml"),
         ({"readme": "x"}, {"runtime": "docker"}, {}, "NotImplemented: runtime 'docker'"),
         ({"task.py": "# /// script\n# dependencies = 3\n# ///\n"}, {}, {}, "BadDependencies:"),
     ],

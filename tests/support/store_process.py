@@ -30,7 +30,8 @@ STOP_WITHIN = 8.0
 class RealStore:
     """`with RealStore() as store:`; stops it at the end, and fails when it has to be killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environ: str) -> None:
+        self.environ = environ
         self.folder = Path(tempfile.mkdtemp(prefix="dcs-"))  # short: a socket's path ends at 107 bytes
         self.data = self.folder / "d"
         self.endpoints = endpoints(self.data)
@@ -59,7 +60,7 @@ class RealStore:
         with self.output.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "dicode", "store"],
-                env={**environ, "DICODE_DATA_DIR": str(self.data)},
+                env={**environ, **self.environ, "DICODE_DATA_DIR": str(self.data)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -101,14 +101,14 @@ def test_a_source_that_is_one_task_is_called_like_its_folder(source: Path) -> No
 def test_a_folder_that_cannot_be_listed_makes_the_reading_incomplete(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task(source / "a")
     task(source / "locked" / "b")
-    names = snapshot._names
+    listed = snapshot._listed
 
-    def refused(folder: str) -> tuple[dict[str, int], set[str]]:
+    def refused(folder: str, most: int | None = None) -> list[snapshot.Entry]:
         if folder.endswith("locked"):
             raise PermissionError(13, "Permission denied", folder)
-        return names(folder)
+        return listed(folder, most)
 
-    monkeypatch.setattr(snapshot, "_names", refused)  # the tests may run as root, whom nothing is denied
+    monkeypatch.setattr(snapshot, "_listed", refused)  # the tests may run as root, whom nothing is denied
     walk = walked(find_root(str(source)))
     assert ids(walk) == {"a"} and not walk.complete and walk.unreadable == {str(source / "locked"): "Permission denied"}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dicode.git.trees import Tree, TreeGone
 from dicode.process.clock import mono, wall_ms
 from dicode.source.local import READ, LocalTree
-from dicode.source.reading import shown
+from dicode.source.reading import not_bundled, shown
 from dicode.source.remotes import OWN, Remotes
 from dicode.source.resolving import Job, reading_of
 from dicode.source.sets import Book, Done, Due, Piece, Place, is_below
@@ -162,9 +162,15 @@ class Intake:
     def _resolve_some(self, jobs: list[tuple[Place, Due, FolderRead, list[Job]]]) -> list[tuple[Place, Due, FolderRead, list[Reading]]]:
         """On the disk thread."""
         done = []
+        batch = self._pen.tools.bundles.together()
         for place, due, read, some in jobs:
-            readings = [reading_of(job, self._pen.tools.bundles, self._survey.shown, self._shown) for job in some]
+            readings = [reading_of(job, batch, self._survey.shown, self._shown) for job in some]
             done.append((place, due, read._replace(folder=read.folder and read.folder._replace(files=())), readings))
+        try:
+            batch.write()
+        except OSError as error:
+            failed = not_bundled(error)
+            return [(place, due, read, [each._replace(failed=failed) if each.resolved else each for each in some]) for place, due, read, some in done]
         return done
 
     def _shown(self, path: str) -> str:

@@ -14,10 +14,11 @@ from itertools import islice
 from typing import NamedTuple
 
 from dicode.messages.kinds import ConfigSource
+from dicode.process.blobs import Batch, Bundles
 from dicode.process.clock import mono, wall, wall_ms
 from dicode.source.decide import View, agrees, dirty_keys, every
 from dicode.source.ground import Ground
-from dicode.source.reading import read_task
+from dicode.source.reading import not_bundled, read_task
 from dicode.source.snapshot import Glance, OnFolder, Root, Walk, find_root
 from dicode.source.state import ALL, Burst, Dirt, Known, Reading, Territory, Touched
 from dicode.source.tools import FAILED_WAIT, MISSING_ROOT, RACY, ROUND_SLICE, SLICE, Tools, deaf, new_cause
@@ -173,7 +174,7 @@ class PlainSource:
                 if known is not None and known.fingerprint == glanced.fingerprint:
                     continue
                 if mono() < until:
-                    looked.readings.append((self._read_one(folder, glanced, root), burst))
+                    looked.readings.append((self._read_one(folder, glanced, root, self._tools.bundles), burst))
                 else:
                     looked.waiting[folder] = Waiting(glanced, burst)
         return looked
@@ -194,14 +195,20 @@ class PlainSource:
         """On the disk thread."""
         looked = Looked(locked=self._ground.locked())
         until = mono() + SLICE
+        batch = self._tools.bundles.together()
         for folder, each in waiting.items() if not looked.locked else ():
-            looked.readings.append((self._read_one(folder, each.glance, root), each.burst))
+            looked.readings.append((self._read_one(folder, each.glance, root, batch), each.burst))
             if mono() >= until:
                 break
+        try:
+            batch.write()
+        except OSError as error:
+            failed = not_bundled(error)
+            looked.readings = [(reading._replace(failed=failed) if reading.resolved else reading, burst) for reading, burst in looked.readings]
         return looked
 
-    def _read_one(self, folder: str, glanced: Glance, root: Root) -> Reading:
-        return read_task(glanced, folder, root, self._territory.tasks.get(folder), self._on_folder, self._tools.bundles)
+    def _read_one(self, folder: str, glanced: Glance, root: Root, bundles: Bundles | Batch) -> Reading:
+        return read_task(glanced, folder, root, self._territory.tasks.get(folder), self._on_folder, bundles)
 
     async def _take_in(self, readings: list[tuple[Reading, Burst | None]]) -> None:
         """Remember what was read and write what differs; what could not be written is read again."""

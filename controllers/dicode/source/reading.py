@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dicode.messages.fault import Fault
-from dicode.process.blobs import BadBundle, Bundles, MissingBundle, parse_manifest
+from dicode.process.blobs import BadBundle, Batch, Bundles, MissingBundle, parse_manifest
 from dicode.process.tree import TASK_FILE, read_folder
 from dicode.source.snapshot import Glance, OnFolder, Root, glance, speakable
 from dicode.source.state import Known, Reading
@@ -28,7 +28,7 @@ class Still(NamedTuple):
     moved: bool = False
 
 
-def read_task(glanced: Glance, folder: str, root: Root, before: Known | None, on_folder: OnFolder, bundles: Bundles) -> Reading:
+def read_task(glanced: Glance, folder: str, root: Root, before: Known | None, on_folder: OnFolder, bundles: Bundles | Batch) -> Reading:
     """Stat, read all, stat again; once more if anything moved. What was read is bundled before it is told."""
     still = read_still(glanced, folder, root.reach, before or Known(glanced.id), on_folder)
     if still.folder is None:
@@ -55,7 +55,7 @@ def read_still(glanced: Glance, folder: str, reach: str, known: Known, on_folder
     return Still(read, replace(known, fingerprint=None if moved else second.fingerprint), second.newest, moved)
 
 
-def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles) -> Reading:
+def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles | Batch) -> Reading:
     found = resolve_folder(read, reading.id)
     if not isinstance(found, Resolved):
         return reading._replace(known=replace(known, faulty=True), faults=found)
@@ -63,11 +63,15 @@ def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles) -> 
     try:
         bundles.put(found.digest, found.manifest, found.spec_json, read.files)
     except OSError as error:
-        return reading._replace(failed=f"the bundle cannot be written: {error.strerror}")
+        return reading._replace(failed=not_bundled(error))
     return reading._replace(known=replace(known, digest=found.digest, faulty=False), resolved=found, changed=changed)
 
 
-def changed_files(before: str, read: Folder, found: Resolved, bundles: Bundles) -> tuple[str, ...]:
+def not_bundled(error: OSError) -> str:
+    return f"the bundle cannot be written: {error.strerror}"
+
+
+def changed_files(before: str, read: Folder, found: Resolved, bundles: Bundles | Batch) -> tuple[str, ...]:
     """The paths that differ between the bundle before and what was found now; all of them when there was none."""
     if before == found.digest:
         return ()

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from dicode.git.trees import Tree
 from dicode.messages.fault import Fault
-from dicode.process.blobs import Bundles
-from dicode.source.reading import changed_files
+from dicode.process.blobs import Batch, Bundles
+from dicode.source.reading import changed_files, not_bundled
 from dicode.source.sets import Piece
 from dicode.source.snapshot import speakable
 from dicode.source.state import Burst, Known, Reading
@@ -40,7 +40,7 @@ def resolved(piece: Piece, read: FolderRead) -> Resolved | tuple[Fault, ...]:
     return resolve_folder(read.folder, piece.id) if piece.leaf is None else resolve_leaf(piece.leaf, read.folder)
 
 
-def reading_of(job: Job, bundles: Bundles, shown_faults: ShownFaults, shown: Callable[[str], str]) -> Reading:
+def reading_of(job: Job, bundles: Bundles | Batch, shown_faults: ShownFaults, shown: Callable[[str], str]) -> Reading:
     """What to write of it; its bundle is stored before that is told. `shown`: a path for people."""
     read, piece = job.read, job.piece
     found = resolved(piece, read)
@@ -54,11 +54,11 @@ def reading_of(job: Job, bundles: Bundles, shown_faults: ShownFaults, shown: Cal
     try:
         bundles.put(found.digest, found.manifest, found.spec_json, read.folder.files)
     except OSError as error:
-        return reading._replace(failed=f"the bundle cannot be written: {error.strerror}")
+        return reading._replace(failed=not_bundled(error))
     known = Known(piece.id, digest=found.digest)
     return reading._replace(known=known, resolved=found, changed=tuple(changed), asks_set_dir=SET_DIR in found.spec_json)
 
 
-def _changed(job: Job, read: FolderRead, found: Resolved, bundles: Bundles) -> tuple[str, ...]:
+def _changed(job: Job, read: FolderRead, found: Resolved, bundles: Bundles | Batch) -> tuple[str, ...]:
     assert read.folder is not None, "it was resolved"
     return changed_files(job.before, read.folder, found, bundles) if job.burst is not None else ()

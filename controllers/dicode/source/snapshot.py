@@ -11,6 +11,7 @@ import posixpath
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from dicode.spec.ignore import IGNORE_FILES, Ignores
 
 MAX_TASKS = 20_000  # a source; SPEC 9
 MAX_IGNORE_FILE = 64 * 1024
+
+Entry = tuple[str, bool, os.DirEntry[str]]  # of a folder: its name, whether it is a folder, and what else can be asked
 
 #: Is told of each folder that matters and its inode, before it is listed: so nothing that comes after is missed.
 OnFolder = Callable[[str, int], None]
@@ -148,31 +151,32 @@ class Walk:
 
     def _step(self, id: str, folder: str, rules: Ignores, depth: int) -> None:
         try:
-            folders, files = _names(folder)
+            listed = _listed(folder)
         except OSError as error:
             if id and isinstance(error, FileNotFoundError):
                 return  # gone since its parent was listed
             self.unreadable[folder] = error.strerror or "cannot be read"
             return
-        if TASK_FILE in files or TASK_FILE in folders:
-            self._task(id or posixpath.basename(folder), folder, rules)
+        names = {name for name, _, _ in listed}
+        if TASK_FILE in names:
+            self._task(id or posixpath.basename(folder), folder, rules, listed)
             return
         self.groups.add(folder)
         if depth == FIND_DEPTH or self._waiting is None:
             return
-        rules = with_ignore_files(rules, folder, [name for name in IGNORE_FILES if name in files])
-        for name, inode in folders.items():
-            if not rules.ignored(name, True) and f"{folder}/{name}" != self.root.apart:
-                self.on_folder(f"{folder}/{name}", inode)
+        rules = with_ignore_files(rules, folder, [name for name in IGNORE_FILES if name in names])
+        for name, is_folder, entry in listed:
+            if is_folder and not rules.ignored(name, True) and f"{folder}/{name}" != self.root.apart:
+                self.on_folder(f"{folder}/{name}", entry.inode())
                 self._waiting.append((f"{id}/{name}" if id else name, f"{folder}/{name}", rules.below(name), depth + 1))
 
-    def _task(self, id: str, folder: str, rules: Ignores) -> None:
+    def _task(self, id: str, folder: str, rules: Ignores, listed: list[Entry]) -> None:
         if len(self.found) == MAX_TASKS:
             self.unreadable[self.root.path] = f"holds more than {MAX_TASKS:,} tasks: split it into several sources"
             if self._waiting:
                 self._waiting.clear()
             return
-        self.found[folder] = glance(speakable(id), folder, rules, self.tasks.get(folder), self.on_folder, self._included)
+        self.found[folder] = glance(speakable(id), folder, rules, self.tasks.get(folder), self.on_folder, self._included, listed)
 
 
 def _lies_in(folder: str, apart: str) -> bool:
@@ -180,11 +184,19 @@ def _lies_in(folder: str, apart: str) -> bool:
 
 
 def glance(
-    id: str, folder: str, rules: Ignores, known: Known | None, on_folder: OnFolder, included: dict[str, tuple[int, int]] | None = None
+    id: str,
+    folder: str,
+    rules: Ignores,
+    known: Known | None,
+    on_folder: OnFolder,
+    included: dict[str, tuple[int, int]] | None = None,
+    listed: list[Entry] | None = None,
 ) -> Glance:
-    """Look at one task folder and what it includes, as far as known. `included` remembers shared includes for one round."""
+    """Look at one task folder and what it includes, as far as known. `included` remembers shared includes for one round, `listed` is
+    what stands in the folder, if somebody has just looked."""
     stamps: list[tuple[object, ...]] = []
-    newest = _stamp(folder, "", rules.with_patterns(known.ignore) if known is not None and known.ignore else rules, stamps, on_folder, 0)
+    inside = rules.with_patterns(known.ignore) if known is not None and known.ignore else rules
+    newest = _stamp(folder, "", inside, stamps, on_folder, 0, listed)
     for path in known.includes if known is not None else ():
         shared = included.get(path) if included is not None else None
         if shared is None:
@@ -240,20 +252,23 @@ def _glance_included(path: str, on_folder: OnFolder) -> tuple[int, int]:
     return hash(tuple(stamps)), newest
 
 
-def _stamp(folder: str, path: str, rules: Ignores, stamps: list[tuple[object, ...]], on_folder: OnFolder, depth: int) -> int:
+def _stamp(
+    folder: str,
+    path: str,
+    rules: Ignores,
+    stamps: list[tuple[object, ...]],
+    on_folder: OnFolder,
+    depth: int,
+    listed: list[Entry] | None = None,
+) -> int:
     """Add what stat says of everything that counts in `folder`, in a fixed order; gives the newest change, ns."""
     newest = 0
-    entries: list[tuple[str, bool, os.DirEntry[str]]] = []
+    most = MAX_FILES + 1 - len(stamps)  # reading it will say that it is too large
     try:
-        with os.scandir(folder) as listing:
-            for entry in listing:
-                entries.append((entry.name, entry.is_dir(follow_symlinks=False), entry))
-                if len(stamps) + len(entries) > MAX_FILES:
-                    break  # reading it will say that it is too large
+        entries = sorted(_listed(folder, most) if listed is None else listed[:most], key=_by_name)
     except OSError as error:
         stamps.append((path, error.errno))
         return newest
-    entries.sort(key=_by_name)
     rules = with_ignore_files(rules, folder, [name for name, is_folder, _ in entries if not is_folder and name in IGNORE_FILES])
     for name, is_folder, entry in entries:
         if rules.ignored(name, is_folder) and not (depth == 0 and name in IGNORE_FILES):
@@ -272,7 +287,7 @@ def _stamp(folder: str, path: str, rules: Ignores, stamps: list[tuple[object, ..
     return newest
 
 
-def _by_name(entry: tuple[str, bool, object]) -> str:
+def _by_name(entry: Entry) -> str:
     return entry[0]
 
 
@@ -280,17 +295,10 @@ def _state(found: os.stat_result) -> tuple[int, int, int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode
 
 
-def _names(folder: str) -> tuple[dict[str, int], set[str]]:
-    """The folders in a folder with their inodes, and everything else."""
-    folders: dict[str, int] = {}
-    files: set[str] = set()
+def _listed(folder: str, most: int | None = None) -> list[Entry]:
+    """What stands in a folder, up to `most`. Raises OSError."""
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders[entry.name] = entry.inode()
-            else:
-                files.add(entry.name)
-    return folders, files
+        return [(entry.name, entry.is_dir(follow_symlinks=False), entry) for entry in islice(entries, most)]
 
 
 def _is_folder(path: str) -> bool:

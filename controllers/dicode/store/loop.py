@@ -19,7 +19,7 @@ from dicode.store import litter
 from dicode.store.engine import Committed, Corrupt, Moment, TooNew, Unavailable
 from dicode.store.read import Unreadable
 from dicode.store.service import Asked, Service
-from dicode.store.sqlite import Sqlite, set_aside
+from dicode.store.sqlite import Sqlite, backups, set_aside
 from dicode.wire import server
 from dicode.wire.frames import HEARTBEAT, encode, endpoints
 
@@ -31,6 +31,8 @@ LOOK_EVERY = 5.0  # seconds between two looks at the file: is it still ours, is 
 STALL = 1.0  # seconds between two rounds of this loop, which turns four times a second
 OPEN_EVERY = 1.0  # seconds between two tries on a full disk
 TIDY_EVERY = 60.0  # seconds between two rounds of forgetting
+BACKUP_EVERY = 600.0  # seconds between two copies of the database
+BACKUP_FIRST = 60.0  # seconds after the start until the first
 SWEEP_EVERY = 3600.0  # seconds between two sweeps of what lies beside the database
 SWEEP_FIRST = 300.0  # seconds after the start until the first: by then every source has been read
 TIDY_STEP = 0.05  # seconds between two steps of one round
@@ -62,6 +64,10 @@ class Loop:
         self._due[self._tidy] += TIDY_EVERY  # everyone is starting now
         self._sweeping: threading.Thread | None = None
         self._due[self._sweep] = mono() + SWEEP_FIRST
+        self._copying: threading.Thread | None = None
+        self._copied = 0  # the newest rev in the last copy
+        self._copy_every = float(context.settings.environ.get("DICODE_BACKUP_EVERY", BACKUP_EVERY))
+        self._due[self._copy] = mono() + self._until_copy()
         self._open()
 
     def _chores(self, *chores: Callable[[], float | None]) -> None:
@@ -202,6 +208,28 @@ class Loop:
         else:
             self._context.log.debug(f"swept {removed} files that nothing refers to")
 
+    def _until_copy(self) -> float:
+        """Seconds until the first copy of this start: who starts often shall not lose the old ones for it."""
+        newest = next(iter(backups.newest_first(self._context.settings.backups)), None)
+        left = 0.0 if newest is None else self._copy_every - (wall_ms() - backups.made_at(newest)) / 1000
+        return min(self._copy_every, max(BACKUP_FIRST, left))
+
+    def _copy(self) -> float:
+        """On a thread of its own, too; not when nothing has been written since the last one."""
+        head = self._engine.head() if self._engine is not None else 0
+        if head != self._copied and (self._copying is None or not self._copying.is_alive()):
+            self._copying = threading.Thread(target=self._copy_beside, args=(head,), name="backup", daemon=True)
+            self._copying.start()
+        return self._copy_every
+
+    def _copy_beside(self, head: int) -> None:
+        try:
+            backups.copy(self._context.settings.database, self._context.settings.backups, now())
+        except (Unreadable, OSError) as error:
+            self._context.log.say(f"store: no copy of the database was made: {role.explain(error)}")
+        else:
+            self._copied = head
+
     def _hear(self) -> None:
         """Signals, and the end of the keeper: both mean stop."""
         woken = self._server.woken
@@ -244,8 +272,16 @@ def wake_on_signals() -> socket.socket:
 
 
 def put_away(context: role.Context, damage: Corrupt) -> None:
-    aside = set_aside(context.settings.database, now())
-    context.log.say(f"THE DATABASE WAS DAMAGED ({damage}) and moved to {aside}: tasks come back from their sources, the history of runs does not")
+    """Make room for the last good copy, or for an empty one. Raises OSError."""
+    settings, at = context.settings, now()
+    aside = set_aside(settings.database, at)
+    found = backups.put_back(settings.database, settings.backups, at)
+    if found is None:
+        rest = "tasks come back from their sources, the history of runs does not"
+    else:
+        minutes = max(0, at.wall - backups.made_at(found)) // 60_000
+        rest = f"it goes on as it was {minutes} min ago; runs under way then count as lost, and slots missed since are not fired"
+    context.log.say(f"THE DATABASE WAS DAMAGED ({damage}) and moved to {aside}: {rest}")
 
 
 def now() -> Moment:

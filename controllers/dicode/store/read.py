@@ -98,8 +98,7 @@ class Reader:
         try:
             copy = apsw.Connection(str(half))
             with copy.backup("main", self._db, "main") as work:
-                while not work.done:
-                    work.step(1000)
+                work.step()  # in one go: between two steps another commit would make it begin anew
             copy.close()
             os.replace(half, target)
         except apsw.Error as error:

@@ -81,6 +81,11 @@ EVENTS_BACKWARDS = "SELECT body FROM objects WHERE kind = 'Event' AND body IS NO
 OBJECTS_HEAD = "SELECT max(rev) FROM objects WHERE kind = ?"
 RUNS_HEAD = "SELECT max(rev) FROM (SELECT max(rev) AS rev FROM runs UNION ALL SELECT max(rev) FROM objects WHERE kind = 'Run')"
 
+# a copy that is put back: what was under way then is not gone on with
+FORGET_UNDER_WAY = "DELETE FROM objects WHERE kind IN ('Schedule', 'Request'); DELETE FROM leases"
+LIVE_BODIES = "SELECT body FROM runs WHERE ended = 0"
+END_RUN = "UPDATE runs SET status = 'lost', ended = ?2, token = '', lease = 0, body = ?3 WHERE id = ?1"
+
 # tidying, in small steps
 OLD_TOMBSTONES = "SELECT rowid, kind, rev FROM objects WHERE body IS NULL AND at < ? ORDER BY at LIMIT ?"
 MANY_TOMBSTONES = "SELECT rowid, kind, rev FROM objects WHERE body IS NULL ORDER BY at DESC LIMIT ? OFFSET ?"

@@ -39,7 +39,7 @@ class Sqlite:
         self._changes: list[Committed] = []
         self._synced = True  # each commit waits for the disk
         with told_apart():
-            self._db = _open(path)
+            self._db = opened(path)
             migrate(self._db)
         self.execute: Any = self._db.execute  # rows of any shape
         self.objects = SqliteObjects(self)
@@ -178,7 +178,8 @@ def _unavailable(error: apsw.Error) -> Unavailable:
             return Unavailable(f"the database cannot be used now: {error}")
 
 
-def _open(path: Path) -> apsw.Connection:
+def opened(path: Path) -> apsw.Connection:
+    """A connection as we want it, on a file that has been looked at. Raises Corrupt, Unavailable, and apsw's own errors."""
     if tuple(map(int, apsw.sqlite_lib_version().split("."))) < SAFE:
         raise Unavailable(f"SQLite {apsw.sqlite_lib_version()} can corrupt its log: pip install -U apsw", lasting=True)
     if path.is_dir():
