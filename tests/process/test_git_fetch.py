@@ -22,7 +22,7 @@ import psutil
 import pytest
 from tests.support import git_remote
 from tests.support.git_remote import Handler, Repository, Server, Trick, git, serving
-from tests.support.waiting import wait_for
+from tests.support.waiting import until, wait_for
 
 from dicode.git import mirror
 from dicode.git import repositories as repositories_module
@@ -78,20 +78,15 @@ class Desk:
     def state(self, repo: Repo) -> RepoState:
         return self.repositories.state(repo)
 
-    async def until(self, fact: Callable[[], object], deadline: float = 30.0) -> None:
-        async with asyncio.timeout(deadline):
-            while not fact():
-                await asyncio.sleep(0.01)
-
     async def follow(self, *repos: Repo, every: int = HOUR) -> RepoState:
         """The state of the first, after its first round."""
         self.repositories.follow("owner", dict.fromkeys(repos, every))
-        await self.until(lambda: all(self.state(repo).rounds for repo in repos))
+        await until(lambda: all(self.state(repo).rounds for repo in repos))
         return self.state(repos[0])
 
     async def sync(self, repo: Repo) -> RepoState:
         due = self.repositories.sync(repo)
-        await self.until(lambda: self.state(repo).rounds >= due)
+        await until(lambda: self.state(repo).rounds >= due)
         return self.state(repo)
 
 
@@ -154,7 +149,8 @@ async def test_the_timer_sees_a_push(data_dir: Path, repository: Repository, ser
     async with desk(data_dir) as here:
         await here.follow(main_of(server), every=1000)
         second = repository.commit({"a": "2"})
-        await here.until(lambda: commit_of(here.state(main_of(server))) == second)
+        await until(lambda: commit_of(here.state(main_of(server))) == second)
+        assert here.state(main_of(server)).rounds > 1, "nobody asked for it"
 
 
 @lived
@@ -167,9 +163,9 @@ async def test_a_push_that_is_told_of_before_it_is_seen_is_looked_for_again(
     async with desk(data_dir) as here:
         await here.follow(repo)
         due = here.repositories.sync(repo, 1234.5)
-        await here.until(lambda: here.state(repo).rounds >= due)
+        await until(lambda: here.state(repo).rounds >= due)
         second = repository.commit({"a": "2"})
-        await here.until(lambda: commit_of(here.state(repo)) == second)
+        await until(lambda: commit_of(here.state(repo)) == second)
         assert here.state(repo).pushed_at == 1234.5
 
 
@@ -292,7 +288,7 @@ async def test_what_nobody_follows_is_left_and_the_door_closed(data_dir: Path, r
         fetcher = here.repositories.children.pid
         assert fetcher is not None and psutil.pid_exists(fetcher)
         here.repositories.follow("owner", {})
-        await here.until(lambda: not psutil.pid_exists(fetcher))
+        await until(lambda: not psutil.pid_exists(fetcher))
         assert here.state(main_of(server)) == RepoState(main_of(server))
 
 
@@ -465,7 +461,7 @@ async def test_a_token_opens_and_is_seen_by_nobody_else(data_dir: Path, reposito
             assert not [file for file in data_dir.rglob("*") if file.is_file() and CANARY.encode() in file.read_bytes()]
             hits = len(server.hits)
             here.repositories.follow("another", {wrong: HOUR})  # somebody new asks: tried again
-            await here.until(lambda: len(server.hits) > hits)
+            await until(lambda: len(server.hits) > hits)
 
 
 @lived
@@ -481,7 +477,7 @@ async def test_a_token_that_is_refused_one_day_is_tried_again_before_it_is_belie
             server.token = "another"
             state = await here.sync(repo)
             assert (commit_of(state), reason_of(state), state.stalled) == (first, "AuthFailed", False)
-            await here.until(lambda: here.state(repo).stalled)
+            await until(lambda: here.state(repo).stalled)
             assert commit_of(here.state(repo)) == first
             server.token = CANARY
             state = await here.sync(repo)
@@ -546,7 +542,7 @@ async def test_a_server_that_misbehaves_is_a_condition_and_nothing_is_left(
     async with desk(data_dir, limits) as here:
         state = await here.follow(main_of(server))
         assert (reason_of(state), state.stalled, commit_of(state)) == (reason, stalled, "")
-        await here.until(lambda: not children_of(here))
+        await until(lambda: not children_of(here))
         server.tricks.clear()
         state = await here.sync(main_of(server))
         assert (commit_of(state), state.problem) == (first, None), "and it heals"
@@ -674,12 +670,12 @@ async def test_a_killed_child_and_a_killed_fetcher_are_conditions_and_the_next_s
         server.tricks[:] = [git_remote.hang]
         async with desk(data_dir / victim) as here:
             here.repositories.follow("owner", {repo: HOUR})
-            await here.until(lambda: here.repositories.children.pid and children_of(here))
+            await until(lambda: here.repositories.children.pid and children_of(here))
             fetcher, child = here.repositories.children.pid, children_of(here)[0]
             os.kill(child.pid if victim == "child" else fetcher, signal.SIGKILL)  # type: ignore[arg-type]
-            await here.until(lambda: here.state(repo).rounds)
+            await until(lambda: here.state(repo).rounds)
             assert reason_of(here.state(repo)) == "Killed" and not here.state(repo).stalled
-            await here.until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+            await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
             server.tricks.clear()
             state = await here.sync(repo)
             assert (commit_of(state), state.problem) == (first, None)
@@ -711,9 +707,7 @@ async def test_a_session_that_is_left_ends_its_child(data_dir: Path, repository:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1), children.session() as session:
                 await session.one("sync", str(data_dir / "m"), SyncArgs([Wanted(repo)]), Synced)
-        async with asyncio.timeout(10):
-            while psutil.Process(children.pid).children():
-                await asyncio.sleep(0.01)
+        await until(lambda: not psutil.Process(children.pid).children(), "its child is gone")
         async with children.session() as session:
             with pytest.raises(GitFault) as refused:
                 await session.one("no-such-verb", str(data_dir / "m"), None, Synced)
@@ -728,11 +722,11 @@ async def test_an_idle_fetcher_costs_nothing(data_dir: Path, repository: Reposit
     repository.commit({"a": "1"})
     async with desk(data_dir) as here:
         await here.follow(main_of(server))
-        await here.until(lambda: not children_of(here))
+        await until(lambda: not children_of(here))
         fetcher = psutil.Process(here.repositories.children.pid)
         before = fetcher.num_ctx_switches(), fetcher.cpu_times()
         since = time.monotonic()
-        await here.until(lambda: time.monotonic() - since > 1.0)
+        await until(lambda: time.monotonic() - since > 1.0)
         assert (fetcher.num_ctx_switches(), fetcher.cpu_times()) == before
 
 
@@ -749,9 +743,25 @@ async def test_an_offline_start_serves_the_last_good(data_dir: Path, repository:
     server.tricks.append(git_remote.hang)
     async with desk(data_dir) as here:
         here.repositories.follow("owner", {repo: HOUR})
-        await here.until(lambda: here.state(repo).commit)
+        await until(lambda: here.state(repo).commit)
         assert here.state(repo).commit == before and commit_of(here.state(repo)) == first
         assert here.state(repo).rounds == 0 and here.woken == ["owner"], "before the network has answered"
+
+
+@lived
+async def test_ten_repositories_of_a_host_that_hangs_are_all_served_at_once(data_dir: Path, repository: Repository, server: Server) -> None:
+    first = repository.commit({"a": "1"})
+    repos = [Repo(f"{server.url}/copy-{number}.git", trusted=True) for number in range(10)]
+    for number in range(10):
+        shutil.copytree(repository.bare, repository.bare.parent / f"copy-{number}.git")
+    async with desk(data_dir) as here:
+        await here.follow(*repos)
+    server.tricks.append(git_remote.hang)
+    async with desk(data_dir) as here:
+        here.repositories.follow("owner", dict.fromkeys(repos, HOUR))
+        await until(lambda: all(here.state(repo).commit for repo in repos))
+        assert {commit_of(here.state(repo)) for repo in repos} == {first}
+        assert not any(here.state(repo).rounds for repo in repos), "before the network has answered"
 
 
 @lived
@@ -760,13 +770,13 @@ async def test_sixty_syncs_leave_no_file_open_and_few_packs(data_dir: Path, repo
     repo = main_of(server)
     async with desk(data_dir) as here:
         await here.follow(repo)
-        await here.until(lambda: not children_of(here))
+        await until(lambda: not children_of(here))
         fetcher = psutil.Process(here.repositories.children.pid)
         before = psutil.Process().num_fds(), fetcher.num_fds()
         for number in range(60):
             pushed = repository.commit({f"t{number % 50}/task.yaml": f"name: x{number}\n"}, amend=number % 7 == 3)
             assert commit_of(await here.sync(repo)) == pushed
-        await here.until(lambda: not children_of(here))
+        await until(lambda: not children_of(here))
         assert (psutil.Process().num_fds(), fetcher.num_fds()) <= (before[0] + 2, before[1] + 2)
         with mirror.locked(str(here.mirror(repo))):  # small packs may be made one just now
             assert len(list((here.mirror(repo) / "objects/pack").glob("*.pack"))) <= 25
@@ -850,7 +860,7 @@ async def test_damage_that_a_reader_finds_is_healed_by_itself(data_dir: Path, re
         with pytest.raises(GitFault) as refused:
             await tree.look(["t1"])
         assert refused.value.reason == "CacheCorrupt"
-        await here.until(lambda: here.state(repo).rounds > 1)
+        await until(lambda: here.state(repo).rounds > 1)
         assert (await tree.look(["t1"]))["t1"].path == "t1"  # type: ignore[union-attr]
         git(here.mirror(repo), "fsck", "--full", "--strict")
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from tests.support.git_remote import Repository, git
 from tests.support.raw_repository import RawRepository
+from tests.support.waiting import until
 
 from dicode.git.committed import GitTree, Memory, Readers
 from dicode.git.exports import remove_exports
@@ -67,12 +68,6 @@ async def desk(folder: Path, idle: float = 60.0) -> AsyncIterator[Desk]:
     finally:
         await one.readers.close()
         await one.children.close()
-
-
-async def until(fact: Callable[[], object], deadline: float = 30.0) -> None:
-    async with asyncio.timeout(deadline):
-        while not fact():
-            await asyncio.sleep(0.01)
 
 
 async def all_of(tree: GitTree, wants: list[Want]) -> dict[str, FolderRead]:

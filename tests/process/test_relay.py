@@ -17,7 +17,8 @@ import psutil
 import pytest
 from tests.support.relay_desk import RelayProcess, answer, hear, token
 from tests.support.system import System
-from tests.support.trigger_desk import Desk, until
+from tests.support.trigger_desk import Desk
+from tests.support.waiting import wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.server import ServerConnection, serve
 
@@ -50,7 +51,7 @@ def stands(desk: Desk, reason: str, name: str = "home") -> Route:
         route = desk.get(Route, f"relay:{name}")
         return route if route is not None and route.conditions[0].reason == reason else None
 
-    route = until(so, f"the relay's route says {reason}")
+    route = wait_for(so, f"the relay's route says {reason}")
     assert route is not None
     return route
 
@@ -95,7 +96,7 @@ def test_a_signed_webhook_through_the_relay_starts_a_run_and_gets_its_result(des
         answered = waiting.result()
     assert (answered.status, answered.json(), answered.headers["x-run-id"]) == (200, {"answer": 42}, run.id)
     assert run.input == body.decode()  # to the byte, or the signature would not hold
-    record = until(lambda: desk.get(Delivery, "signed:relayed-1"), "the delivery is recorded")
+    record = wait_for(lambda: desk.get(Delivery, "signed:relayed-1"), "the delivery is recorded")
     assert record.remote == "203.0.113.7"  # said by the proxy beside the relay; here the test, on loopback, is that proxy
 
 
@@ -274,7 +275,7 @@ def test_a_home_that_does_not_even_read_costs_bounded_memory(desk: Desk, relay: 
         first = pool.submit(relay.call, "/other/hooks/x", b"x" * BODY_MAX)
         call = hear(line)  # from here on nothing is read: the rest stands in the buffers
         waiting = [pool.submit(relay.call, "/other/hooks/x", b"x" * BODY_MAX) for _ in range(30)]
-        until(lambda: sum(each.done() for each in waiting) >= 25, "most are told to come again")
+        wait_for(lambda: sum(each.done() for each in waiting) >= 25, "most are told to come again")
         assert {each.result().status for each in waiting if each.done()} <= {429, 503}
         assert process.memory_info().rss - before < 150 << 20
         assert relay.call("/home/hooks/none", timeout=5).status == 404
@@ -307,11 +308,11 @@ def test_an_answer_to_nobody_is_passed_over(relay: RelayProcess) -> None:
 def test_a_killed_home_is_told_to_its_callers_at_once_and_is_back_by_itself(desk: Desk, relay: RelayProcess) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(relay.call, "/home/hooks/anyone", b"x")
-        until(lambda: [each for each in desk.all(Run) if each.status == "queued"], "the call's run is queued")
+        wait_for(lambda: [each for each in desk.all(Run) if each.status == "queued"], "the call's run is queued")
         desk.signal("trigger-engine", signal.SIGKILL)
         assert waiting.result().status == 502
     desk.finish_next()
-    assert until(lambda: relay.call("/home/hooks/none").status == 404, "the home is back")
+    assert wait_for(lambda: relay.call("/home/hooks/none").status == 404, "the home is back")
 
 
 # ── changes ──
@@ -340,7 +341,7 @@ def test_a_relay_that_was_killed_is_found_again_and_it_is_said_once(own: tuple[R
     assert route.conditions[0].type == "Connected" and route.conditions[0].status is False
     relay.start()
     assert stands(desk, "Connected").url == f"{relay.url}/home/hooks/"
-    assert until(lambda: relay.call("/home/hooks/anyone?wait=false").status == 202, "calls come through again")
+    assert wait_for(lambda: relay.call("/home/hooks/anyone?wait=false").status == 202, "calls come through again")
     said = desk.said()
     assert said.count("relay: connected to") == 2 and said.count("connecting again") == 1 and TOKEN not in said
 
@@ -349,7 +350,7 @@ def test_a_relay_that_is_told_to_stop_lets_answers_that_are_under_way_be_given(o
     relay, desk = own
     with ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(relay.call, "/home/hooks/anyone")
-        until(lambda: [each for each in desk.all(Run) if each.status == "queued"], "the call's run is queued")
+        wait_for(lambda: [each for each in desk.all(Run) if each.status == "queued"], "the call's run is queued")
         ending = pool.submit(relay.end)
         desk.finish_next(result=Result('"done"'))
         assert waiting.result().json() == "done"
@@ -360,7 +361,7 @@ def test_a_home_that_is_told_to_stop_answers_what_is_under_way(own: tuple[RelayP
     relay, desk = own
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(relay.call, "/home/hooks/anyone")
-        run = until(lambda: next((each for each in desk.all(Run) if each.status == "queued"), None), "the call's run is queued")
+        run = wait_for(lambda: next((each for each in desk.all(Run) if each.status == "queued"), None), "the call's run is queued")
         desk.signal("trigger-engine", signal.SIGTERM)
         answered = waiting.result()
     assert run is not None and (answered.status, answered.json()) == (202, {"runId": run.id})  # as a direct caller is answered
@@ -373,7 +374,7 @@ def test_a_relay_that_knows_us_not_is_a_condition_until_it_does(own: tuple[Relay
     route = stands(desk, "Refused")
     assert "token_env" in route.conditions[0].message and relay.call("/home/hooks/anyone").status == 503
     relay.allow(somebody=token())
-    until(lambda: relay.call("/home/hooks/anyone").status == 404, "the name is taken out")
+    wait_for(lambda: relay.call("/home/hooks/anyone").status == 404, "the name is taken out")
     relay.tokens.write_text("home\n")
     relay.hears("tokens kept as they were")
     assert f"{relay.tokens}:1: a line is `name token`" in relay.said()
@@ -385,11 +386,11 @@ def test_the_config_connects_moves_and_disconnects(own: tuple[RelayProcess, Desk
     relay, desk = own
     use(desk, home_of(relay, "moved"))
     stands(desk, "Connected", "moved")
-    until(lambda: desk.get(Route, "relay:home") is None, "the old name's route is gone")
+    wait_for(lambda: desk.get(Route, "relay:home") is None, "the old name's route is gone")
     assert relay.call("/home/hooks/anyone").status == 503 and relay.call("/moved/hooks/anyone?wait=false").status == 202
     use(desk, None)
-    until(lambda: desk.get(Route, "relay:moved") is None, "there is no relay any more")
-    until(lambda: relay.call("/moved/hooks/anyone").status == 503, "the home is away")
+    wait_for(lambda: desk.get(Route, "relay:moved") is None, "there is no relay any more")
+    wait_for(lambda: relay.call("/moved/hooks/anyone").status == 503, "the home is away")
     use(desk, Relay(url=relay.url, name="home", token_env="NOT_SET"))
     assert "NOT_SET" in stands(desk, "NoToken").conditions[0].message
     use(desk, home_of(relay))

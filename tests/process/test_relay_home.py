@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from tests.support.waiting import until
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
@@ -16,12 +17,6 @@ from dicode.relay.home import Home
 pytestmark = pytest.mark.process
 TOKEN = "token-of-this-test"
 Play = Callable[[ServerConnection], Awaitable[None]]
-
-
-async def wait_for(fact: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not fact():
-            await asyncio.sleep(0.01)
 
 
 async def with_home(url: str, answer: home_module.Answer, states: list[State], then: Callable[[], Awaitable[None]]) -> None:
@@ -67,7 +62,7 @@ def test_a_redirect_is_not_followed_and_the_token_stays(monkeypatch: pytest.Monk
                 states: list[State] = []
 
                 async def then() -> None:
-                    await wait_for(lambda: states)
+                    await until(lambda: states)
                     assert states[0].reason == "Away" and "answered 302" in states[0].message
 
                 await with_home(url_of(relay), echo, states, then)
@@ -96,7 +91,7 @@ def test_a_relay_that_talks_nonsense_is_left_and_tried_again(monkeypatch: pytest
             states: list[State] = []
 
             async def then() -> None:
-                await wait_for(lambda: count >= 2)
+                await until(lambda: count >= 2)
 
             await with_home(url_of(relay), echo, states, then)
             assert [state.reason for state in states[:2]] in (["Connected", "BadRelay"], ["Connected", "Away"])
@@ -122,10 +117,10 @@ def test_a_flood_of_calls_is_bounded_and_each_call_is_answered(monkeypatch: pyte
         async with serve(play, "127.0.0.1", 0) as relay:
 
             async def then() -> None:
-                await wait_for(lambda: len(answers) == 20)
+                await until(lambda: len(answers) == 20)
                 assert {each.status for each in answers} == {429}
                 gate.set()
-                await wait_for(lambda: len(answers) == WAITING_MAX + 20)
+                await until(lambda: len(answers) == WAITING_MAX + 20)
                 assert sorted(each.id for each in answers) == list(range(WAITING_MAX + 20))
 
             await with_home(url_of(relay), slow, [], then)
@@ -156,7 +151,7 @@ def test_an_answer_that_is_too_big_late_or_broken_becomes_a_short_one(monkeypatc
         async with serve(play, "127.0.0.1", 0) as relay:
 
             async def then() -> None:
-                await wait_for(lambda: len(answers) == 3)
+                await until(lambda: len(answers) == 3)
                 assert answers == {0: 502, 1: 504, 2: 500}
 
             await with_home(url_of(relay), odd, [], then)

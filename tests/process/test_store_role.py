@@ -15,6 +15,7 @@ import pytest
 import zmq
 from tests.support.store_desk import put, run, task
 from tests.support.store_process import LossyBus, RealStore, wait_for
+from tests.support.waiting import until
 
 from dicode.messages.commands import (
     Claim,
@@ -108,9 +109,7 @@ async def converges(mirror: Mirror, store: RealStore, seconds: float) -> float:
     """Seconds until the copy is equal to the store's table, which must not change meanwhile."""
     wanted = await asyncio.to_thread(table, store)
     began = time.monotonic()
-    while copy(mirror) != wanted:
-        assert time.monotonic() < began + seconds, f"{len(copy(mirror))} of {len(wanted)} after {seconds} s"
-        await asyncio.sleep(0.01)
+    await until(lambda: copy(mirror) == wanted, f"{len(wanted)} tasks are copied", seconds)
     return time.monotonic() - began
 
 
@@ -181,7 +180,7 @@ class TestLife:
 
     def test_a_database_damaged_at_rest_goes_on_from_the_copy_the_store_made(self) -> None:
         """D5."""
-        store = RealStore(DICODE_BACKUP_EVERY="0.2")
+        store = RealStore(DICODE_TEST_BACKUP_EVERY="0.2")
         with store:
             with store.wire() as wire:
                 wire.ask(Write(ops=(put(task("a"), "a"),)), Written)
@@ -235,8 +234,7 @@ class TestMirror:
                 joined = writing.count + random.randrange(400)
 
                 async def story(mirror: Mirror, writing: Writing = writing, joined: int = joined) -> None:
-                    while writing.count < joined + 300:
-                        await asyncio.sleep(0.005)
+                    await until(lambda: writing.count >= joined + 300)
                     await asyncio.to_thread(writing.__exit__)
                     await converges(mirror, store, 2.0)
 
@@ -249,8 +247,7 @@ class TestMirror:
 
         async def story(mirror: Mirror) -> None:
             with Writing(store) as writing:
-                while writing.count < 2000:
-                    await asyncio.sleep(0.01)
+                await until(lambda: writing.count >= 2000)
             assert bus.lost > 100
             await converges(mirror, store, 2.0)
 
@@ -280,8 +277,7 @@ class TestMirror:
         async def story(mirror: Mirror) -> None:
             for _ in range(2):
                 with Writing(store) as writing:
-                    while writing.count < 500:
-                        await asyncio.sleep(0.01)
+                    await until(lambda: writing.count >= 500)
                 await converges(mirror, store, 2.0)
 
         mirrored(store.endpoints, story, drop_hints=True)
@@ -293,12 +289,10 @@ class TestMirror:
             for _ in range(5):
                 with Writing(store) as writing:
                     start = writing.count
-                    while writing.count < start + 200:
-                        await asyncio.sleep(0.005)
+                    await until(lambda: writing.count >= start + 200)
                     await asyncio.to_thread(store.kill)
                     dead = writing.count
-                    while writing.count < dead + 100:
-                        await asyncio.sleep(0.005)
+                    await until(lambda: writing.count >= dead + 100)
                 found = await asyncio.to_thread(table, store)
                 lost = {key for key, body in writing.acked.items() if found.get(key) != body}
                 assert not lost

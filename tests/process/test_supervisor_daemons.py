@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import wait_for
 
 from dicode.messages.commands import Found, Get, List, Listing, Write, Written
 from dicode.messages.kinds import Daemon, Event, Request, Task
@@ -54,16 +54,6 @@ exec sleep 1000
 """
 
 
-def until(fact: Callable[[], Any], what: str, within: float = 15.0) -> Any:
-    """The fact, once it is one. Fails after `within` seconds."""
-    deadline = mono() + within
-    pause = threading.Event()
-    while not (found := fact()):
-        assert mono() < deadline, f"not within {within} s: {what}"
-        pause.wait(0.005)
-    return found
-
-
 class Installation:
     """A data folder with a store and a supervisor."""
 
@@ -98,7 +88,7 @@ class Installation:
         """kill -9 of the role itself, not of its keeper; returns when it is there again."""
         old = self.pid(role)
         os.kill(old, signal.SIGKILL)
-        until(lambda: self.pid(role) not in (0, old), f"{role} is back")
+        wait_for(lambda: self.pid(role) not in (0, old), f"{role} is back")
 
     def pid(self, role: str) -> int:
         keeper = self.roles[role].pid
@@ -137,7 +127,7 @@ class Installation:
 
     def when(self, task: str, fact: Callable[[Daemon], Any], what: str, within: float = 15.0) -> Daemon:
         """The daemon, once this is true of it."""
-        return until(lambda: (daemon := self.daemon(task)) is not None and fact(daemon) and daemon, f"{task} {what}: {self.daemon(task)}", within)  # type: ignore[no-any-return]
+        return wait_for(lambda: (daemon := self.daemon(task)) is not None and fact(daemon) and daemon, f"{task} {what}: {self.daemon(task)}", within)  # type: ignore[no-any-return]
 
     def running(self, task: str, but: int = 0) -> Daemon:
         return self.when(task, lambda daemon: daemon.state == "running" and daemon.pid != but, "runs")
@@ -221,7 +211,7 @@ def test_changed_code_replaces_the_process_and_a_new_description_only_the_label(
     new = here.running("group/web", but=old.pid)
     assert (new.digest, new.process, new.restarts) == (replaced.digest, replaced.process, 0)
     assert not alive(old.pid)
-    until(lambda: "second" in here.lines("group/web"), "the new code has printed")
+    wait_for(lambda: "second" in here.lines("group/web"), "the new code has printed")
     assert here.events("group/web") == ["Started", "Stopping", "Started"]
 
 
@@ -242,7 +232,7 @@ def test_a_killed_supervisor_finds_the_same_process_and_loses_at_most_what_it_ha
     for _ in range(kills):
         here.kill("supervisor")
         printed = len(here.lines("counter"))
-        until(lambda: len(here.lines("counter")) > printed, "the new supervisor reads on")
+        wait_for(lambda: len(here.lines("counter")) > printed, "the new supervisor reads on")
     daemon = here.running("counter")
     assert (daemon.pid, daemon.restarts) == (pid, 0)
     assert [each for each in pids() if b"DICODE_TASK_ID=counter\0" in environ(each)] == [pid]
@@ -271,9 +261,9 @@ def test_an_exit_while_the_supervisor_is_dead_is_told_by_the_keeper(here: Instal
 def test_children_that_forked_away_are_gone_after_a_stop(here: Installation) -> None:
     task = here.task("forks", DOUBLE_FORKS)
     here.running("forks")
-    until(lambda: here.lines("forks") == ["up"], "it has forked")
+    wait_for(lambda: here.lines("forks") == ["up"], "it has forked")
     here.unregister(task.id)
-    until(lambda: here.daemon("forks") is None, "the daemon is deleted")
+    wait_for(lambda: here.daemon("forks") is None, "the daemon is deleted")
     tree = str(here.settings.trees)
     assert [pid for pid in pids() if cwd(pid).startswith(tree)] == []
 
@@ -281,7 +271,7 @@ def test_children_that_forked_away_are_gone_after_a_stop(here: Installation) -> 
 def test_a_daemon_that_ignores_the_stop_signal_is_killed_after_its_grace(here: Installation) -> None:
     here.task("stubborn", "trap '' TERM\necho up\nwhile :; do sleep 0.05; done\n", trigger={"stop_grace": 300})
     pid = here.running("stubborn").pid
-    until(lambda: here.lines("stubborn") == ["up"], "it ignores the signal")
+    wait_for(lambda: here.lines("stubborn") == ["up"], "it ignores the signal")
     here.task("stubborn", "trap '' TERM\necho up\nwhile :; do sleep 0.05; done\n", trigger={"stop_grace": 300}, suspended=True)
     stopped = here.when("stubborn", lambda daemon: daemon.state == "stopped", "is stopped")
     assert stopped.exit == "killed by SIGKILL" and not alive(pid)
@@ -292,7 +282,7 @@ def test_the_stop_signal_is_the_declared_one_and_a_suspended_daemon_comes_back(h
     script = "trap 'echo bye; exit 0' USR1\necho up\nwhile :; do sleep 0.02; done\n"
     here.task("polite", script, trigger={"stop_signal": "SIGUSR1"})
     here.running("polite")
-    until(lambda: here.lines("polite") == ["up"], "it listens")
+    wait_for(lambda: here.lines("polite") == ["up"], "it listens")
     here.task("polite", script, trigger={"stop_signal": "SIGUSR1"}, suspended=True)
     here.when("polite", lambda daemon: daemon.state == "stopped" and daemon.exit == "exit code 0", "is stopped")
     assert here.lines("polite") == ["up", "bye"]
@@ -340,7 +330,7 @@ def test_files_environment_and_folder_of_a_daemon_are_exactly_these(here: Instal
     grants = (EnvGrant(name="GRANTED"), EnvGrant(name="SET", value="here"))
     here.task("look", LISTS_ITS_FILES, name="task.py", permissions=Permissions(env=grants), params=(Param(name="two-words", default="x y"),))
     daemon = here.running("look")
-    [line] = until(lambda: here.lines("look"), "it has printed")
+    [line] = wait_for(lambda: here.lines("look"), "it has printed")
     seen = json.loads(line)
     lock = str(here.settings.run / "daemons" / "look.lock")
     assert seen["fds"].pop("0") == "/dev/null"
@@ -363,7 +353,7 @@ def test_going_down_stops_all_daemons_side_by_side_in_time(here: Installation) -
     tasks = [f"{kind}/{number}" for kind in ("polite", "stubborn") for number in range(6)]
     for task in tasks:
         here.running(task)
-        until(lambda task=task: here.lines(task) == ["up"], f"{task} has set its traps")  # type: ignore[misc]
+        wait_for(lambda task=task: here.lines(task) == ["up"], f"{task} has set its traps")  # type: ignore[misc]
     assert here.stop("supervisor") < 4.5
     for task in tasks:
         daemon = here.daemon(task)
@@ -379,12 +369,12 @@ def test_kept_daemons_are_taken_over_by_the_next_supervisor(tmp_path: Path) -> N
         here.start("supervisor", "--keep-daemons")
         here.task("counter", COUNTS, name="task.py")
         pid = here.running("counter").pid
-        until(lambda: here.lines("counter"), "it prints")
+        wait_for(lambda: here.lines("counter"), "it prints")
         here.stop("supervisor")
         assert alive(pid)
         here.start("supervisor")
         printed = len(here.lines("counter"))
-        until(lambda: len(here.lines("counter")) > printed, "its output is read again")
+        wait_for(lambda: len(here.lines("counter")) > printed, "its output is read again")
         assert here.running("counter").pid == pid
         numbers = [int(line) for line in here.lines("counter")]
         assert numbers == list(range(1, len(numbers) + 1))
@@ -408,7 +398,7 @@ def test_figures_are_answered_on_request(here: Installation) -> None:
     here.running("web")
     request = Request(token="t1", verb="daemon.figures", target="web", when=wall_ms())
     here.wire.ask(Write(ops=(put(request, "t1"),)), Written)
-    answer = until(lambda: here.get("Request", "t1").answer, "it is answered")
+    answer = wait_for(lambda: here.get("Request", "t1").answer, "it is answered")
     assert answer.ok
     figures = json.loads(answer.message)
     assert figures["children"] == 1 and figures["memory"] > 0 and figures["fds"] >= 4

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.support.trigger_desk import Desk, until
+from tests.support.trigger_desk import Desk
+from tests.support.waiting import wait_for
 
 from dicode.messages.kinds import Delivery, Result, Route, Run
 from dicode.messages.task import Param, Trigger
@@ -129,7 +130,7 @@ def test_fifty_times_the_same_delivery_is_one_run(desk: Desk) -> None:
         answers = list(pool.map(lambda _: desk.call("/hooks/signed?wait=false", body, headers=headers), range(50)))
     assert {answer.status for answer in answers} == {202} and len({answer.body for answer in answers}) == 1
     run = answers[0].json()["runId"]
-    delivery = until(lambda: desk.get(Delivery, f"signed:{headers['X-GitHub-Delivery']}"), "the delivery is recorded")
+    delivery = wait_for(lambda: desk.get(Delivery, f"signed:{headers['X-GitHub-Delivery']}"), "the delivery is recorded")
     assert (delivery.run, delivery.event, delivery.bytes) == (run, "push", len(body))
     desk.finish_next()
     again = desk.call("/hooks/signed", body, headers=headers)
@@ -280,7 +281,7 @@ def test_a_stopped_store_is_a_503_and_never_a_2xx(own: Desk) -> None:
         own.signal("store", signal.SIGCONT)
     assert {answer.status for answer in answers} == {503}
     assert all(answer.headers["retry-after"] for answer in answers)
-    assert until(lambda: own.call("/hooks/h?wait=false").status == 202, "accepted again")
+    assert wait_for(lambda: own.call("/hooks/h?wait=false").status == 202, "accepted again")
 
 
 def test_killing_the_engine_refuses_no_connection_and_loses_no_accepted_run(own: Desk) -> None:
@@ -310,10 +311,10 @@ def test_killing_the_engine_refuses_no_connection_and_loses_no_accepted_run(own:
         caller.start()
     for _ in range(5):
         seen = len(accepted)
-        until(lambda seen=seen: len(accepted) > seen + 20, "calls are accepted")  # type: ignore[misc]  # bound now
+        wait_for(lambda seen=seen: len(accepted) > seen + 20, "calls are accepted")  # type: ignore[misc]  # bound now
         own.signal("trigger-engine", signal.SIGKILL)
     seen = len(accepted)
-    until(lambda: len(accepted) > seen + 20, "calls are accepted after the last kill")
+    wait_for(lambda: len(accepted) > seen + 20, "calls are accepted after the last kill")
     done.set()
     for caller in callers:
         caller.join()
@@ -327,9 +328,9 @@ def test_a_port_in_use_is_a_condition_and_is_taken_once_it_is_free(own: Desk) ->
         own.start("store", "trigger-engine")
         own.configure(f"127.0.0.1:{port}")
         own.register("h", Trigger(webhook="/hooks/h"))
-        route = until(lambda: own.get(Route, "h"), "there is a route")
+        route = wait_for(lambda: own.get(Route, "h"), "there is a route")
         assert route.url == "" and [condition.type for condition in route.conditions] == ["PortInUse"]
-    until(lambda: (route := own.get(Route, "h")) and not route.conditions and route.url, "the port is ours", within=5)
+    wait_for(lambda: (route := own.get(Route, "h")) and not route.conditions and route.url, "the port is ours", deadline=5)
     assert own.address == ("127.0.0.1", port)
 
 
@@ -341,10 +342,10 @@ def test_the_listener_moves_with_the_config_and_guards_open_hooks(own: Desk) -> 
     own.serves("/hooks/open")
     before = own.address
     own.configure("0.0.0.0:0")
-    until(lambda: own.address[0] == "0.0.0.0", "it has moved")
+    wait_for(lambda: own.address[0] == "0.0.0.0", "it has moved")
     assert own.address != before
     assert own.call("/hooks/open").status == 404 and own.call("/hooks/anyone?wait=false").status == 202
-    route = until(lambda: (found := own.get(Route, "open")) and found.conditions and found, "the route says why")
+    route = wait_for(lambda: (found := own.get(Route, "open")) and found.conditions and found, "the route says why")
     assert route.conditions[0].type == "OpenHook"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(before, timeout=2)

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.support.trigger_desk import Answered, Desk, until
+from tests.support.strangers import Answered
+from tests.support.trigger_desk import Desk
+from tests.support.waiting import wait_for
 
 from dicode.messages.kinds import ConfigSource, Delivery, Request, Route, Source
 from dicode.messages.task import Trigger
@@ -49,7 +51,7 @@ def follow(desk: Desk, *names: str, **spec: object) -> None:
         given = {"branch": "main", "webhook_secret_env": "PUSH_SECRET", **spec}
         written = ConfigSource(name=name, type="git", url=f"{URL}-{name}", **given)  # type: ignore[arg-type]
         desk.write((Source(name=name, type="git", spec=written), name))
-        until(lambda name=name: desk.get(Route, f"source:{name}"), f"pushes for {name} are served")  # type: ignore[misc]  # bound now
+        wait_for(lambda name=name: desk.get(Route, f"source:{name}"), f"pushes for {name} are served")  # type: ignore[misc]  # bound now
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_a_ping_and_a_push_elsewhere_are_fine_and_nothing_comes_of_them(desk: De
     other = desk.call("/hooks/git/infra", elsewhere, headers=github(elsewhere))
     assert ping.status == other.status == 202
     assert ping.json()["request"] == other.json()["request"] == "" and b"secret-branch" not in other.body
-    record = until(lambda: desk.get(Delivery, "source:infra:ping-1"), "the ping is recorded")
+    record = wait_for(lambda: desk.get(Delivery, "source:infra:ping-1"), "the ping is recorded")
     assert (record.run, record.event) == ("", "ping") and len(requests(desk)) == before
 
 
@@ -116,19 +118,19 @@ def test_a_delivery_that_came_to_nothing_may_come_to_something_later(desk: Desk)
     body = b'{"ref": "refs/heads/later"}'
     headers = github(body, "later-1")
     assert desk.call("/hooks/git/infra", body, headers=headers).json()["request"] == ""
-    until(lambda: desk.get(Delivery, "source:infra:later-1"), "it is recorded")
+    wait_for(lambda: desk.get(Delivery, "source:infra:later-1"), "it is recorded")
     follow(desk, "infra", branch="later")
-    token = until(lambda: desk.call("/hooks/git/infra", body, headers=headers).json()["request"], "the new branch is followed")
+    token = wait_for(lambda: desk.call("/hooks/git/infra", body, headers=headers).json()["request"], "the new branch is followed")
     assert desk.get(Request, token) and desk.call("/hooks/git/infra", body, headers=headers).json() == {"request": token}
     follow(desk, "infra")
-    until(lambda: desk.call("/hooks/git/infra", MAIN, headers=github()).json()["request"], "the old branch is followed again")
+    wait_for(lambda: desk.call("/hooks/git/infra", MAIN, headers=github()).json()["request"], "the old branch is followed again")
 
 
 def test_one_push_reaches_another_source_of_the_same_url_by_either_hook(desk: Desk) -> None:
     staging = ConfigSource(name="staging", type="git", url=f"{URL}-infra", branch="staging")
     desk.write((Source(name="staging", type="git", spec=staging), "staging"))
     body = b'{"ref": "refs/heads/staging"}'
-    assert until(lambda: desk.call("/hooks/git/infra", body, headers=github(body)).json()["request"], "staging is followed")
+    assert wait_for(lambda: desk.call("/hooks/git/infra", body, headers=github(body)).json()["request"], "staging is followed")
     assert desk.call("/hooks/git/staging", body, headers=github(body)).status == 404  # it asked for no pushes of its own
 
 
@@ -148,7 +150,7 @@ def test_a_delivery_is_known_when_its_request_is_long_forgotten_and_across_a_res
     desk.delete("Request", first.json()["request"])
     assert desk.call("/hooks/git/burst", MAIN, headers=headers).body == first.body
     desk.signal("trigger-engine", signal.SIGKILL)
-    assert until(lambda: _or_none(desk, headers), "it answers again").body == first.body
+    assert wait_for(lambda: _or_none(desk, headers), "it answers again").body == first.body
     assert desk.get(Request, first.json()["request"]) is None
 
 
@@ -194,7 +196,7 @@ def test_a_route_comes_and_goes_with_the_wish_for_pushes(desk: Desk) -> None:
     assert route is not None and (route.url, route.methods) == (f"http://{host}:{port}/hooks/git/fleeting", ("POST",))
     assert desk.call("/hooks/git/fleeting/", MAIN, headers=github()).status == 202
     desk.write((Source(name="fleeting", type="git", spec=ConfigSource(name="fleeting", type="git", url=URL, branch="main")), "fleeting"))
-    until(lambda: desk.get(Route, "source:fleeting") is None, "the route is gone")
+    wait_for(lambda: desk.get(Route, "source:fleeting") is None, "the route is gone")
     assert desk.call("/hooks/git/fleeting", MAIN, headers=github()).status == 404
 
 
@@ -340,7 +342,7 @@ def test_a_flood_of_big_bodies_takes_a_bounded_part_of_the_memory_and_small_push
         for client in crowd:
             client.close()
     body = MAIN[:-1] + b', "x": "' + b"y" * (4 << 20) + b'"}'
-    assert until(lambda: desk.call("/hooks/git/abuse", body, headers=github(body)).status == 202, "big ones pass again")
+    assert wait_for(lambda: desk.call("/hooks/git/abuse", body, headers=github(body)).status == 202, "big ones pass again")
     assert role.is_running() and role.pid == desk.role_pid("trigger-engine")
 
 
@@ -386,7 +388,7 @@ def test_a_stopped_store_is_a_503_and_never_a_2xx(tmp_path: Path) -> None:
         try:
             for caller in callers:
                 caller.start()
-            until(lambda: len(answers) > 100, "a hundred were answered", within=40)
+            wait_for(lambda: len(answers) > 100, "a hundred were answered", deadline=40)
         finally:
             done.set()
             own.signal("store", signal.SIGCONT)
@@ -394,7 +396,7 @@ def test_a_stopped_store_is_a_503_and_never_a_2xx(tmp_path: Path) -> None:
                 caller.join()
         stopped = answers[:100]
         assert {answer.status for answer in stopped} == {503} and all(answer.headers["retry-after"] for answer in stopped)
-        again = until(lambda: (a := own.call("/hooks/git/infra", MAIN, headers=github())).status == 202 and a, "accepted again")
+        again = wait_for(lambda: (a := own.call("/hooks/git/infra", MAIN, headers=github())).status == 202 and a, "accepted again")
         assert own.get(Request, again.json()["request"])
     finally:
         own.close()

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.trigger_desk import Desk, until
+from tests.support.trigger_desk import Desk
+from tests.support.waiting import wait_for
 
 from dicode.messages.commands import Write, Written
 from dicode.messages.kinds import Event, Route, Run, Schedule, Task
@@ -35,11 +36,11 @@ def test_every_slot_is_fired_exactly_once_however_often_the_engine_is_killed(des
     desk.start("trigger-engine")
     desk.register("t", Trigger(cron="@every 1s", catch_up="all"))
     for count in (1, 3, 5):
-        until(lambda count=count: len(slots(desk, "t")) >= count, f"{count} slots were fired")  # type: ignore[misc]  # bound now
+        wait_for(lambda count=count: len(slots(desk, "t")) >= count, f"{count} slots were fired")  # type: ignore[misc]  # bound now
         desk.signal("trigger-engine", signal.SIGKILL)
-    until(lambda: len(slots(desk, "t")) >= 7 and "ready: " in desk.said(), "slots are fired after the last kill, and it is ready")
+    wait_for(lambda: len(slots(desk, "t")) >= 7 and "ready: " in desk.said(), "slots are fired after the last kill, and it is ready")
     desk.signal("trigger-engine", signal.SIGKILL)
-    until(lambda: len(slots(desk, "t")) >= 10, "slots are fired by one that takes the place of a ready one")
+    wait_for(lambda: len(slots(desk, "t")) >= 10, "slots are fired by one that takes the place of a ready one")
     fired = slots(desk, "t")
     assert fired == list(range(fired[0], fired[-1] + 1, 1000))
     assert desk.said().count("ready: ") == 1
@@ -55,24 +56,24 @@ def test_a_reload_storm_loses_no_tick(desk: Desk) -> None:
         desk.register("t", Trigger(cron="@every 1s"), digest=f"{storm:064x}")
         return len(slots(desk, "t")) >= count
 
-    until(lambda: fired(4), "four slots were fired")
+    wait_for(lambda: fired(4), "four slots were fired")
     found = slots(desk, "t")
     assert found == list(range(found[0], found[-1] + 1, 1000)) and storm > 50
     digest = f"{storm:064x}"
-    until(lambda: (schedule := desk.get(Schedule, "t")) and schedule.digest == digest, "the schedule carries the newest digest")
+    wait_for(lambda: (schedule := desk.get(Schedule, "t")) and schedule.digest == digest, "the schedule carries the newest digest")
 
 
 def test_what_was_missed_while_down_is_fired_as_the_policy_says(desk: Desk) -> None:
     for policy in ("none", "last", "all"):
         desk.register(policy, Trigger(cron="@every 1s", catch_up=policy))  # type: ignore[arg-type]  # its three values
     desk.start("trigger-engine")
-    until(lambda: all(slots(desk, policy) for policy in ("none", "last", "all")), "all have fired")
+    wait_for(lambda: all(slots(desk, policy) for policy in ("none", "last", "all")), "all have fired")
     engine = desk.role_pid("trigger-engine")
     desk.signal("trigger-engine", signal.SIGSTOP)
     stopped = {policy: slots(desk, policy) for policy in ("none", "last", "all")}
-    until(lambda: _seconds_since(stopped["all"][-1]) > 5, "five slots have passed")
+    wait_for(lambda: _seconds_since(stopped["all"][-1]) > 5, "five slots have passed")
     desk.signal("trigger-engine", signal.SIGCONT)
-    until(lambda: all(len(slots(desk, policy)) > len(stopped[policy]) for policy in stopped), "all fire again")
+    wait_for(lambda: all(len(slots(desk, policy)) > len(stopped[policy]) for policy in stopped), "all fire again")
     assert desk.role_pid("trigger-engine") == engine
     everything = slots(desk, "all")
     assert everything == list(range(everything[0], everything[-1] + 1, 1000))
@@ -89,7 +90,7 @@ def _seconds_since(slot: int) -> float:
 def test_slots_of_a_suspended_task_are_skipped_and_said_so(desk: Desk) -> None:
     desk.start("trigger-engine")
     desk.register("t", Trigger(cron="@every 1s"), suspended=True)
-    until(lambda: any(event.reason == "Skipped" for event in desk.all(Event)), "a slot was skipped")
+    wait_for(lambda: any(event.reason == "Skipped" for event in desk.all(Event)), "a slot was skipped")
     assert slots(desk, "t") == []
     schedule = desk.get(Schedule, "t")
     assert schedule is not None and schedule.suspended and schedule.last > 0
@@ -99,11 +100,11 @@ def test_a_removed_task_leaves_no_schedule_and_no_route(desk: Desk) -> None:
     desk.start("trigger-engine")
     desk.register("c", Trigger(cron="0 0 1 1 *"))
     desk.register("h", Trigger(webhook="/hooks/h"))
-    until(lambda: desk.get(Schedule, "c") and desk.get(Route, "h"), "both are there")
+    wait_for(lambda: desk.get(Schedule, "c") and desk.get(Route, "h"), "both are there")
     desk.register("h", Trigger(cron="0 0 1 1 *"))
-    until(lambda: desk.get(Route, "h") is None and desk.get(Schedule, "h"), "a webhook that became a cron has a schedule only")
+    wait_for(lambda: desk.get(Route, "h") is None and desk.get(Schedule, "h"), "a webhook that became a cron has a schedule only")
     desk.wire.ask(Write(ops=(delete(Task, "c"), delete(Task, "h"))), Written)
-    until(lambda: desk.get(Schedule, "c") is None and desk.get(Schedule, "h") is None, "both are gone")
+    wait_for(lambda: desk.get(Schedule, "c") is None and desk.get(Schedule, "h") is None, "both are gone")
 
 
 def test_with_every_hint_dropped_it_converges_all_the_same(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_with_every_hint_dropped_it_converges_all_the_same(tmp_path: Path) -> No
         desk.register("h", Trigger(webhook="/hooks/h"))
         desk.serves("/hooks/h")
         desk.register("c", Trigger(cron="@every 1s"))
-        until(lambda: slots(desk, "c"), "it fires", within=5)
+        wait_for(lambda: slots(desk, "c"), "it fires", deadline=5)
     finally:
         desk.close()
 
@@ -124,7 +125,7 @@ def test_five_hundred_due_at_one_moment_are_all_fired_and_each_once(desk: Desk) 
     herd = [f"t{number:03}" for number in range(500)]
     for task in herd:
         desk.register(task, Trigger(cron="@every 10s", catch_up="all"))
-    until(lambda: len({run.task for run in desk.all(Run)}) == len(herd), "every task was fired", within=60)
+    wait_for(lambda: len({run.task for run in desk.all(Run)}) == len(herd), "every task was fired", deadline=60)
     for task in herd:
         fired = slots(desk, task)
         assert fired == list(range(fired[0], fired[-1] + 1, 10_000))

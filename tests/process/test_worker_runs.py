@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from tests.support.waiting import wait_for
 
 from dicode.messages.commands import Cancel, Enqueue, Enqueued, Found, Get, Write, Written
 from dicode.messages.kinds import ENDED, Run, RunTrigger, Task
@@ -30,16 +31,6 @@ from dicode.wire.frames import StoreAway, decode_body, endpoints
 
 pytestmark = pytest.mark.process
 HOST = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8", "HOST_SECRET": "canary"}
-
-
-def until(fact: Callable[[], Any], what: str, within: float = 20.0) -> Any:
-    """The fact, once it is one. Fails after `within` seconds."""
-    deadline = mono() + within
-    pause = threading.Event()
-    while not (found := fact()):
-        assert mono() < deadline, f"not within {within} s: {what}"
-        pause.wait(0.01)
-    return found
 
 
 class Installation:
@@ -71,7 +62,7 @@ class Installation:
         """A worker's keeper, once its worker is ready."""
         keeper = self.start("worker", *words)
         name = f"worker-{sum('worker' in role.args for role in self.roles)}"  # type: ignore[operator]
-        until(lambda: (worker := self.get("Worker", name)) is not None and worker.state == "ready", f"{name} is ready")
+        wait_for(lambda: (worker := self.get("Worker", name)) is not None and worker.state == "ready", f"{name} is ready")
         return keeper
 
     def stop(self, role: subprocess.Popen[bytes]) -> int:
@@ -122,7 +113,7 @@ class Installation:
             found = self.get("Run", run)
             return found if found is not None and found.status in ENDED else None
 
-        return until(end, f"run {run} has ended", within)  # type: ignore[no-any-return]
+        return wait_for(end, f"run {run} has ended", within)  # type: ignore[no-any-return]
 
     def run(self, task: str, **fields: Any) -> Run:
         return self.ended(self.enqueue(task, **fields))
@@ -359,7 +350,7 @@ def test_a_timeout_is_the_tasks_own(here: Installation) -> None:
 def test_a_cancelled_run_ends_within_its_grace(here: Installation) -> None:
     here.task("patient", {"task.sh": "echo up; exec sleep 600"})
     run = here.enqueue("patient")
-    until(lambda: list(read_log(run_log(here.settings.logs, run, 1))), "it is up")
+    wait_for(lambda: list(read_log(run_log(here.settings.logs, run, 1))), "it is up")
     here.wire.ask(Cancel(run=run, who="me"), Found)
     began = mono()
     assert here.ended(run).status == "cancelled"
@@ -388,9 +379,9 @@ def test_a_run_whose_worker_is_killed_is_lost_and_tried_again_once(own: Installa
     own.task("plain", {"task.sh": "echo up; exec sleep 600"})
     runs = [own.enqueue("victim"), own.enqueue("plain")]
     for run in runs:
-        until(lambda: list(read_log(run_log(own.settings.logs, run, 1))), "it is up")  # noqa: B023
+        wait_for(lambda: list(read_log(run_log(own.settings.logs, run, 1))), "it is up")  # noqa: B023
     os.kill(own.get("Worker", "worker-1").pid, signal.SIGKILL)
-    until(
+    wait_for(
         lambda: not [pid for pid in processes_of(own.settings.data_dir) if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"],
         "its tasks are dead",
         3,
@@ -408,13 +399,13 @@ def test_the_late_result_of_a_worker_that_slept_past_its_lease_is_refused(own: I
     os.mkfifo(own.settings.state / "sleepy" / "go")
     run = own.enqueue("sleepy")
     first = run_log(own.settings.logs, run, 1)
-    until(lambda: list(read_log(first)), "it is up")
+    wait_for(lambda: list(read_log(first)), "it is up")
     worker = own.get("Worker", "worker-1").pid
     os.kill(worker, signal.SIGSTOP)
     try:
         (own.settings.state / "sleepy" / "go").write_text("\n")
-        until(lambda: "late" in [record.text for record in read_log(first)], "the first attempt is done")
-        until(lambda: own.get("Run", run).status == "queued", "its lease has ended", 12)
+        wait_for(lambda: "late" in [record.text for record in read_log(first)], "the first attempt is done")
+        wait_for(lambda: own.get("Run", run).status == "queued", "its lease has ended", 12)
     finally:
         os.kill(worker, signal.SIGCONT)
     ended = own.ended(run)
@@ -428,7 +419,7 @@ def test_a_worker_told_to_stop_ends_its_runs_in_time_and_says_so(own: Installati
     own.task("brief", {"task.sh": "echo up; sleep 1; echo done"})
     endless, brief = own.enqueue("endless"), own.enqueue("brief")
     for run in (endless, brief):
-        until(lambda: list(read_log(run_log(own.settings.logs, run, 1))), "it is up")  # noqa: B023
+        wait_for(lambda: list(read_log(run_log(own.settings.logs, run, 1))), "it is up")  # noqa: B023
     began = mono()
     assert own.stop(keeper) == 0
     assert mono() - began < 4.5
@@ -463,7 +454,7 @@ def test_runs_go_on_while_the_store_is_away(own: Installation) -> None:
     (own.settings.state / "steady").mkdir()
     os.mkfifo(own.settings.state / "steady" / "go")
     run = own.enqueue("steady")
-    until(lambda: list(read_log(run_log(own.settings.logs, run, 1))), "it is up")
+    wait_for(lambda: list(read_log(run_log(own.settings.logs, run, 1))), "it is up")
     os.kill(own.store_pid(), signal.SIGKILL)
     (own.settings.state / "steady" / "go").write_text("\n")
     assert own.ended(run).status == "succeeded"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from tests.support.waiting import until
 
 from dicode.process.clock import mono
 from dicode.process.tasklog import LOG_MAX, Record, read_log
@@ -87,14 +88,6 @@ def standing_in(folder: Path) -> list[int]:
                 found.append(int(name))
         except OSError:
             continue
-    return found
-
-
-async def until(fact: Callable[[], Any], what: str, within: float = 10.0) -> Any:
-    deadline = mono() + within
-    while not (found := fact()):
-        assert mono() < deadline, f"not within {within} s: {what}"
-        await asyncio.sleep(0.01)
     return found
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.trigger_desk import Answered, until
+from tests.support.strangers import Strangers
+from tests.support.waiting import wait_for
 from websockets.sync.client import ClientConnection, connect
 
 from dicode.relay.frames import CONNECT_AT, MESSAGE_MAX, NAME_HEADER, Call, Reply, encode, read_call
@@ -21,7 +20,7 @@ from dicode.relay.frames import CONNECT_AT, MESSAGE_MAX, NAME_HEADER, Call, Repl
 STOPS_WITHIN = 8.0
 
 
-class RelayProcess:
+class RelayProcess(Strangers):
     """`dicode relay serve` on a port of its own, the same one each time it is started."""
 
     def __init__(self, folder: Path, **tokens: str) -> None:
@@ -40,7 +39,7 @@ class RelayProcess:
         with self.output.open("ab") as output:
             words = [sys.executable, "-P", "-m", "dicode", "relay", "serve", "--listen", f"127.0.0.1:{self.address[1]}", "--tokens", str(self.tokens)]
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/")
-        found = until(lambda: re.search(r"listening at http://127\.0\.0\.1:(\d+)", self.said()[began:]), "the relay listens")
+        found = wait_for(lambda: re.search(r"listening at http://127\.0\.0\.1:(\d+)", self.said()[began:]), "the relay listens")
         assert found is not None
         self.address = ("127.0.0.1", int(found[1]))
 
@@ -52,7 +51,7 @@ class RelayProcess:
         return self.output.read_text() if self.output.exists() else ""
 
     def hears(self, text: str) -> None:
-        until(lambda: text in self.said(), f"the relay says {text!r}")
+        wait_for(lambda: text in self.said(), f"the relay says {text!r}")
 
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -64,26 +63,6 @@ class RelayProcess:
             self.end()
 
     # --- strangers
-
-    def call(self, path: str, body: bytes = b"", method: str = "POST", headers: dict[str, str] | None = None, timeout: float = 40) -> Answered:
-        connection = http.client.HTTPConnection(*self.address, timeout=timeout)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return Answered(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
-
-    def raw(self, request: bytes, timeout: float = 15) -> bytes:
-        with socket.create_connection(self.address, timeout=timeout) as connection:
-            connection.sendall(request)
-            parts = []
-            try:
-                while part := connection.recv(65536):
-                    parts.append(part)
-            except ConnectionResetError:
-                pass
-            return b"".join(parts)
 
     # --- homes
 

@@ -235,6 +235,7 @@ class System:
         for program in self.started:
             program.wait(STOPS_WITHIN)
         said = self.said()
+        stubborn += [f"a role lost an error: {line}" for line in said.splitlines() if "never retrieved" in line]
         if self._made:
             make_removable(self.home)
             shutil.rmtree(self.home)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+from tests.support.strangers import Strangers
+from tests.support.waiting import wait_for
 
 from dicode.messages.commands import Claim, Claimed, Delete, Finish, Finished, Found, Get, List, Listing, Ping, Pong, Write, Written
 from dicode.messages.kinds import Config, Kind, Result, Run, RunStatus, Task
 from dicode.messages.task import TaskSpec, Trigger
 from dicode.process.blobs import Bundles
-from dicode.process.clock import mono, wall_ms
+from dicode.process.clock import wall_ms
 from dicode.process.mirror import put
 from dicode.process.settings import Settings
 from dicode.wire.blocking import BlockingWire
@@ -29,26 +28,7 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Kind)
 
 
-def until(fact: Callable[[], T], what: str, within: float = 15.0) -> T:
-    """The fact, once it is one. Fails after `within` seconds."""
-    deadline = mono() + within
-    pause = threading.Event()
-    while not (found := fact()):
-        assert mono() < deadline, f"not within {within} s: {what}"
-        pause.wait(0.01)
-    return found
-
-
-class Answered(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Desk:
+class Desk(Strangers):
     """`close` stops everything, and fails when something did not go."""
 
     def __init__(self, folder: Path, environ: dict[str, str] | None = None) -> None:
@@ -83,7 +63,7 @@ class Desk:
             children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
             return int(children[0]) if children else 0
 
-        return until(child, f"{role} runs")
+        return wait_for(child, f"{role} runs")
 
     def signal(self, role: str, number: signal.Signals) -> None:
         """To the role itself, not to its keeper."""
@@ -141,7 +121,7 @@ class Desk:
         def claimed() -> Run | None:
             return next(iter(self.wire.ask(Claim(worker="w", token=os.urandom(8).hex(), n=1), Claimed).runs), None)
 
-        run = until(claimed, "a run is on the queue")
+        run = wait_for(claimed, "a run is on the queue")
         assert run is not None
         self.wire.ask(Finish(run=run.id, fence=run.fence, status=status, result=result, error=error), Finished)
         return run
@@ -152,38 +132,13 @@ class Desk:
     def address(self) -> tuple[str, int]:
         """Where the hooks are."""
         path = self.settings.run / "hooks.addr"
-        until(path.exists, "the hooks are listened for")
+        wait_for(path.exists, "the hooks are listened for")
         host, _, port = path.read_text().strip().rpartition(":")
         return host, int(port)
 
-    def call(self, path: str, body: bytes = b"", method: str = "POST", headers: dict[str, str] | None = None, timeout: float = 40) -> Answered:
-        connection = http.client.HTTPConnection(*self.address, timeout=timeout)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return Answered(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
-
-    def raw(self, request: bytes, timeout: float = 15) -> bytes:
-        """All that comes back until the other end closes."""
-        with socket.create_connection(self.address, timeout=timeout) as connection:
-            connection.sendall(request)
-            return _rest(connection)
-
     def serves(self, path: str) -> None:
         """Wait until a hook at this path answers something else than 404."""
-        until(lambda: self.call(path, method="PUT").status != 404, f"{path} is served")
-
-
-def _rest(connection: socket.socket) -> bytes:
-    parts = []
-    try:
-        while part := connection.recv(65536):
-            parts.append(part)
-    except ConnectionResetError:
-        pass
-    return b"".join(parts)
+        wait_for(lambda: self.call(path, method="PUT").status != 404, f"{path} is served")
 
 
 def _stopped(keeper: subprocess.Popen[bytes]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import time
 from collections.abc import Callable
@@ -26,3 +27,12 @@ def wait_for(fact: Callable[[], F | None], what: str = "", deadline: float = DEA
         if time.monotonic() > until:
             raise AssertionError(f"not within {deadline:g} s: {what or getattr(fact, '__name__', 'the fact')}") from refused
         select.select([], [], [], 0.01)
+
+
+async def until(fact: Callable[[], F | None], what: str = "", deadline: float = DEADLINE) -> F:
+    """The same on an event loop, while everything else on it goes on."""
+    end = time.monotonic() + deadline
+    while not (found := fact()):
+        assert time.monotonic() < end, f"not within {deadline:g} s: {what or getattr(fact, '__name__', 'the fact')}"
+        await asyncio.sleep(0.01)
+    return found

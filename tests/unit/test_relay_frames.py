@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.waiting import until
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
@@ -211,12 +212,6 @@ class Far:
         self.says.put_nowait({"type": "websocket.receive", "bytes": encode(reply)})
 
 
-async def until(fact: Any) -> None:
-    async with asyncio.timeout(5):
-        while not fact():
-            await asyncio.sleep(0)
-
-
 def test_a_call_that_is_not_answered_in_time_is_slow_and_its_late_answer_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_module, "WITHIN", 0.01)
 
@@ -227,6 +222,7 @@ def test_a_call_that_is_not_answered_in_time_is_slow_and_its_late_answer_is_nobo
         with pytest.raises(Slow):
             await line.call(CALL)
         assert line.waiting == 0
+        monkeypatch.setattr(line_module, "WITHIN", 30.0)  # only the first was to be slow
         far.answer(REPLY)
         late = asyncio.create_task(line.call(CALL))
         await until(lambda: len(far.sent) == 2)

@@ -92,7 +92,7 @@ def test_what_concerns_all_entries_is_wrong_with_the_file(text: str, said: str) 
         ("e: {ref: {url: 'https://h/a', branch: 'a..b'}}", "3:34 'branch' must be"),
         ("e: {ref: {url: 'https://h/a', auth: {}}}", "3:34 'token_env' is missing"),
         ("e: {ref: {url: 'https://h/a', auth: {token_env: A B}}}", "3:41 'token_env' must be the name of an environment variable"),
-        ("e: {ref: {url: 'https://h/a', auth: {ssh_key: /root/.ssh/id}}}", "3:41 a key file cannot be named in a ref"),
+        ("e: {ref: {url: 'https://h/a', auth: {ssh_key: /home/ada/.ssh/id}}}", "3:41 a key file cannot be named in a ref"),
         ("e: {ref: {path: a}, overrides: {tiemout: 5s}}", "3:36 unknown field 'tiemout', did you mean 'timeout'?"),
         ("e: {ref: {path: a}, overrides: {trigger: {cron: '99 * * * *'}}}", "3:46 'cron': "),
         ("e: {ref: {path: a}, overrides: {trigger: {cron: '@daily', manual: true}}}", "3:36 only one trigger is allowed"),

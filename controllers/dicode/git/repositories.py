@@ -200,7 +200,8 @@ class GitRepositories:
         return max(0.0, min(waiting) - mono()) if waiting else None
 
     async def _round(self, way: _Way, those: list[_Followed]) -> None:
-        """One session for all repos that are reached in one way."""
+        """One session with the remote for all repos that are reached in one way."""
+        await self._recall(way, those)  # what is served meanwhile waits for no host
         async with self._places.setdefault(place_of_url(way.url), asyncio.Semaphore(PER_HOST)):
             await self._round_here(way, those)
 
@@ -211,7 +212,6 @@ class GitRepositories:
             try:
                 remote = parse(way.url, trusted=way.trusted)
                 async with self.children.session(tls=remote.scheme == "https") as session:
-                    await self._recall(session, remote, those)
                     synced = await self._sync(session, remote, way, those)
             except GitFault as fault:
                 for each in those:
@@ -227,16 +227,19 @@ class GitRepositories:
         if synced.worn:
             await self._pack(remote)
 
-    async def _recall(self, session: Session, remote: Remote, those: Iterable[_Followed]) -> None:
+    async def _recall(self, way: _Way, those: Iterable[_Followed]) -> None:
         """What the mirror knows of repos that are new here: good enough to serve until the remote has answered."""
         new = {own_ref(each.repo): each for each in those if not each.recalled}
-        if not new:
-            return
-        found = await session.one("known", self._mirror_of(remote), list(new), dict[str, CommitInfo])
-        for ref, each in new.items():
-            each.recalled = True
-            if ref in found and each.state.commit is None:
-                self._becomes(each, each.state._replace(commit=found[ref]))
+        with suppress(GitFault):  # the round that follows says what is wrong
+            mirror = self._mirror_of(parse(way.url, trusted=way.trusted))
+            found: dict[str, CommitInfo] = {}
+            if new and os.path.isdir(mirror):
+                async with self.children.session() as session:
+                    found = await session.one("known", mirror, list(new), dict[str, CommitInfo])
+            for ref, each in new.items():
+                each.recalled = True
+                if ref in found and each.state.commit is None:
+                    self._becomes(each, each.state._replace(commit=found[ref]))
 
     async def _sync(self, session: Session, remote: Remote, way: _Way, those: list[_Followed]) -> Synced:
         token = self._environ.get(way.token_env, "") if way.token_env else ""

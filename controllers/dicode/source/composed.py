@@ -17,7 +17,7 @@ import msgspec
 
 from dicode.git.trees import TreeGone
 from dicode.messages.kinds import Commit, ConfigSource, Credential
-from dicode.process.clock import mono, wall
+from dicode.process.clock import mono
 from dicode.source.decide import View, agrees, every
 from dicode.source.ground import Ground
 from dicode.source.intake import Intake
@@ -106,14 +106,7 @@ class ComposedSource:
 
     def touched(self, touches: list[Touched] | None) -> None:
         """Something happened on disk; None: anything may have."""
-        now, cause = mono(), new_cause()
-        if touches is None:
-            self._dirt.touch(ALL, now, wall(), cause)
-        for each in touches or ():
-            if each.gone and (each.directory or not each.name) and self._tools.watcher is not None:
-                self._tools.watcher.forget(each.path, self.spec.name)
-            for key in self._concerned(each):
-                self._dirt.touch(key, now, each.at, cause, path=each.path, writing=each.writing)
+        self._ground.hear(touches, self._dirt, self._concerned)
         self._wake()
 
     def _concerned(self, touched: Touched) -> set[str]:

@@ -46,7 +46,7 @@ CONFIG_UNREST = 0.1  # seconds after which it is read anyway
 CONFIG_ROUND = 10.0  # seconds between two looks at it that no event asked for
 STORE_WAIT = 0.5  # seconds before the store is asked again, when it could not
 LOST_WAIT = 0.05  # seconds before a write is tried again that was made from an old state
-WIDTH = 4  # sources that have a turn at the same time: one reads while others write
+WIDTH = 12  # sources that have a turn at the same time: what one waits for, a commit to be read or a write, keeps few others waiting
 
 
 class SourceController:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from dicode.messages.kinds import ConfigSource
-from dicode.process.clock import mono
+from dicode.process.clock import mono, wall
 from dicode.process.tree import SET_FILE
 from dicode.source.snapshot import Root, find_root, index_lock, way_to
-from dicode.source.tools import LOCK_WAIT, Tools
+from dicode.source.state import ALL, Dirt, Touched
+from dicode.source.tools import LOCK_WAIT, Tools, new_cause
 from dicode.source.watch import remote_type
 from dicode.source.work import Problem
 
@@ -70,6 +72,17 @@ class Ground:
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == (root.device, root.inode) and root.path in (entry, os.path.dirname(entry))
+
+    def hear(self, touches: list[Touched] | None, dirt: Dirt, concerned: Callable[[Touched], Collection[str]]) -> None:
+        """Something happened on disk; None: anything may have. `concerned`: the keys of `dirt` that a touch makes dirty."""
+        now, cause = mono(), new_cause()
+        if touches is None:
+            dirt.touch(ALL, now, wall(), cause)
+        for each in touches or ():
+            if each.gone and (each.directory or not each.name) and self.tools.watcher is not None:
+                self.tools.watcher.forget(each.path, self.spec.name)
+            for key in concerned(each):
+                dirt.touch(key, now, each.at, cause, path=each.path, writing=each.writing)
 
     def listen(self) -> None:
         for path in self.way:

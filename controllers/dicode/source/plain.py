@@ -79,17 +79,13 @@ class PlainSource:
 
     def touched(self, touches: list[Touched] | None) -> None:
         """Something happened on disk; None: anything may have."""
-        now, cause = mono(), new_cause()
-        root = self._root.path if self._root else ""
-        for each in touches if touches is not None else ():
-            if each.gone and (each.directory or not each.name) and self._tools.watcher is not None:
-                self._tools.watcher.forget(each.path, self.spec.name)
-            for key in dirty_keys(self._territory, root, self._ground.way, each):
-                self._territory.groups.discard(key)
-                self._dirt.touch(key, now, each.at, cause, path=each.path, writing=each.writing)
-        if touches is None:
-            self._dirt.touch(ALL, now, wall(), cause)
+        self._ground.hear(touches, self._dirt, self._concerned)
         self._wake()
+
+    def _concerned(self, touched: Touched) -> set[str]:
+        keys = dirty_keys(self._territory, self._root.path if self._root else "", self._ground.way, touched)
+        self._territory.groups -= keys  # it is not known any more that they are no tasks
+        return keys
 
     def look_again(self, pushed_at: float = 0.0) -> int:
         """Look at everything now; gives the number of the round that will have done so."""

@@ -66,7 +66,7 @@ class Loop:
         self._due[self._sweep] = mono() + SWEEP_FIRST
         self._copying: threading.Thread | None = None
         self._copied = 0  # the newest rev in the last copy
-        self._copy_every = float(context.settings.environ.get("DICODE_BACKUP_EVERY", BACKUP_EVERY))
+        self._copy_every = float(context.settings.environ.get("DICODE_TEST_BACKUP_EVERY", BACKUP_EVERY))
         self._due[self._copy] = mono() + self._until_copy()
         self._open()
 

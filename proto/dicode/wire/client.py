@@ -223,13 +223,14 @@ class Ear:
         """Wait until something has changed about the socket, which need not be a message."""
         loop = asyncio.get_running_loop()
         stirred = loop.create_future()
+        descriptor = self._socket.fileno()  # a socket that is closed meanwhile has none to ask for
         timer = loop.call_later(timeout, _resolve, stirred)
-        loop.add_reader(self._socket.fileno(), _resolve, stirred)
+        loop.add_reader(descriptor, _resolve, stirred)
         try:
             await stirred
         finally:
             timer.cancel()
-            loop.remove_reader(self._socket.fileno())
+            loop.remove_reader(descriptor)
 
     def _take(self) -> list[Heard]:
         """Some of what is there."""

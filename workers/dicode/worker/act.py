@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from typing import Any
 
 from dicode.messages.commands import Claim, Claimed, Finish, Finished, Renew, Renewed
 from dicode.messages.kinds import Condition, Config, Event, Result, Run, Worker
@@ -75,8 +76,10 @@ class WorkerRole:
                 task.result()
             await self._wind_up(claiming)
         finally:
-            for task in [*listening, claiming, stopping]:
+            waiting: list[asyncio.Task[Any]] = [*listening, claiming, stopping]
+            for task in waiting:
                 task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)  # they let go of the wire before it is closed
             self._nursery.close()
 
     # --- what is due ---
