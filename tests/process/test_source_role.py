@@ -443,6 +443,19 @@ def test_a_source_that_lost_most_of_its_tasks_is_held_until_somebody_confirms(sy
     is_read(system)
 
 
+def test_a_confirmation_that_is_asked_for_while_nobody_reads_waits_for_the_first_reading(system: System) -> None:
+    keeper = begin(system, tasks=10)
+    system.stop(keeper)
+    for number in range(9):
+        shutil.rmtree(system.tasks / f"t{number}")
+    token = os.urandom(6).hex()
+    system.ask(Write(ops=(put(Request(token=token, verb="source.confirm", target="tasks", who="test"), token),)), Written)
+    system.start("source-controller")
+    answered = system.object(Request, token, lambda request: request.answer)
+    assert answered.answer is not None and answered.answer.message == "confirmed: 9 tasks are removed"
+    wait_for(lambda: set(system.objects(DesiredTask)) == {"tasks/t9"}, "they are removed", SOON)
+
+
 def answered_at(system: System) -> int:
     return max(request.answer.at for request in system.objects(Request).values() if request.answer)
 

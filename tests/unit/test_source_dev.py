@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicode.messages.kinds import ConfigSource, Source
-from dicode.source.dev import at_home, is_branch, missing_place, wanted_dev
+from dicode.source.dev import at_home, missing_place, wanted_dev
 from dicode.source.plan import wanted_spec
 from dicode.source.requests import Refusal
 
@@ -29,18 +29,6 @@ def test_dev_mode_is_one_place_or_one_branch_or_off() -> None:
             wanted_dev(source(GIT), args)
     with pytest.raises(Refusal, match="has no branches"):
         wanted_dev(source(LOCAL), {"branch": "main"})
-
-
-@pytest.mark.parametrize("name", ["main", "feature/x", "v1.2", "a@b", "ünïcode"])
-def test_what_git_takes_for_a_branch_is_one(name: str) -> None:
-    assert is_branch(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["", "-x", "a..b", "x.lock", "a b", "@", "/a", "a/", "a//b", ".a", "a/.b", "a.", "a~1", "a:b", "a@{1}", "a\\b", "a\n", "x" * 251]
-)
-def test_what_git_does_not_take_is_none(name: str) -> None:
-    assert not is_branch(name)
 
 
 def test_a_branch_takes_the_place_of_any_ref() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dicode.messages.kinds import Condition
 from dicode.messages.task import EnvGrant, FsGrant, Param, Permissions, Retry, TaskSpec, Trigger
 from dicode.spec import condition, duration
-from dicode.spec.names import check_id, is_segment
+from dicode.spec.names import check_id, is_branch, is_segment
 from dicode.spec.params import effective
 from dicode.spec.template import expand, expand_spec
 from dicode.spec.view import view
@@ -220,3 +220,15 @@ def test_durations_are_seconds_and_defaults_are_filled_in() -> None:
 def test_fields_are_called_as_in_task_yaml() -> None:
     spec = TaskSpec(name="T", trigger=MANUAL, permissions=Permissions(env=(EnvGrant(name="A", from_="B"),), net=(), dicode={"tasks": ("a",)}))
     assert view(spec, "shell")["permissions"] == {"env": [{"name": "A", "from": "B"}], "net": [], "dicode": {"tasks": ["a"]}}
+
+
+@pytest.mark.parametrize("name", ["main", "feature/x", "v1.2", "a@b", "ünïcode"])
+def test_what_git_takes_for_a_branch_is_one(name: str) -> None:
+    assert is_branch(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-x", "a..b", "x.lock", "a b", "@", "/a", "a/", "a//b", ".a", "a/.b", "a.", "a~1", "a:b", "a@{1}", "a\\b", "a\n", "x" * 251]
+)
+def test_what_git_does_not_take_is_none(name: str) -> None:
+    assert not is_branch(name)

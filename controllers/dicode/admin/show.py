@@ -28,6 +28,7 @@ from dicode.messages.kinds import (
 from dicode.messages.task import Trigger
 from dicode.process.clock import rfc3339
 from dicode.process.logs import clean
+from dicode.spec.names import is_commit
 
 HASH = 6  # hex digits of a digest that people see
 GAP = "   "  # between two columns
@@ -293,8 +294,7 @@ def trouble(conditions: Iterable[Condition]) -> str:
 
 def short_revision(revision: str) -> str:
     """A commit by its first seven digits; anything else as it is."""
-    is_commit = len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)
-    return revision[:7] if is_commit else revision
+    return revision[:7] if is_commit(revision) else revision
 
 
 def ref_text(spec: ConfigSource) -> str:

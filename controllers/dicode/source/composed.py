@@ -308,7 +308,7 @@ class ComposedSource:
         self._survey.expansion = None
         self._survey.documents.forget_unasked([root])
         unreadable = next(iter(found.unreadable), None)
-        self._wrong = ("Unreadable", f"{self._survey.trees[OWN].shown(unreadable[0])}: {unreadable[1]}") if unreadable else None
+        self._wrong = ("Unreadable", f"{self._survey.trees[OWN].shown(unreadable[0]).removesuffix(':')}: {unreadable[1]}") if unreadable else None
         pieces = {task.id: Piece(task.id, Place(OWN, task.path)) for task in found.tasks}
         if unreadable:
             pieces = {**self._book.pieces, **pieces}

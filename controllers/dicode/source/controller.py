@@ -306,8 +306,7 @@ class SourceController:
                     self._plan(token, source, request)
                 return answer
             case "source.confirm":
-                held = self._sources[source.name].confirm()
-                return f"confirmed: {held} tasks are removed" if held else "nothing is held"
+                return self._confirm(token, source)
             case _:
                 return self._sync(token, source, _pushed_at(request))
 
@@ -346,6 +345,14 @@ class SourceController:
         else:
             self._sources[source.name].look_again()
         return "suspended" if suspended else "resumed"
+
+    def _confirm(self, token: str, source: Source) -> str | None:
+        running = self._sources[source.name]
+        if not source.suspended and running.rounds_done == 0:
+            self._syncing.setdefault(token, (source.name, 1))
+            return None  # what is missing shows with the first reading
+        held = running.confirm()
+        return f"confirmed: {held} tasks are removed" if held else "nothing is held"
 
     def _sync(self, token: str, source: Source, pushed_at: float) -> str | None:
         if source.suspended:

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from dicode.messages.kinds import ConfigSource, Source
-from dicode.process.tree import SET_FILE
+from dicode.process.tree import SET_FILE, work_tree
 from dicode.source.requests import Refusal
-from dicode.source.snapshot import enclosing
+from dicode.spec.names import is_branch
 
 BRANCH = "branch:"
 
@@ -26,21 +26,12 @@ def wanted_dev(source: Source, args: dict[str, Any]) -> str:
     if branch:
         if source.type != "git":
             raise Refusal(f"source {source.name} is a folder and has no branches: use --local-path P")
-        if not is_branch(branch):
+        if not isinstance(branch, str) or not is_branch(branch):
             raise Refusal(f"{branch!r} cannot be the name of a branch")
-        return BRANCH + str(branch)
+        return BRANCH + branch
     if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
         raise Refusal(f"the local path must be absolute, not {path!r}")
     return posixpath.normpath(path)
-
-
-def is_branch(name: object) -> bool:
-    """By the rules of git-check-ref-format(1)."""
-    if not isinstance(name, str) or not name or len(name) > 250 or name.startswith("-") or name == "@" or name.endswith((".", "/")):
-        return False
-    if any(char <= " " or char in "~^:?*[\\\x7f" for char in name) or any(part in name for part in ("..", "//", "@{")):
-        return False
-    return not any(part.startswith(".") or part.endswith(".lock") or not part for part in name.split("/"))
 
 
 def at_home(spec: ConfigSource, dev: str) -> ConfigSource:
@@ -54,7 +45,7 @@ def at_home(spec: ConfigSource, dev: str) -> ConfigSource:
         spec,
         type="local",
         path=entry_in(place, path_below(spec)),
-        root="" if os.path.isfile(place) else enclosing(place),
+        root="" if os.path.isfile(place) else work_tree(place),
     )  # with its URL: who named that has named the host of its refs, too
 
 
@@ -63,7 +54,7 @@ def path_below(spec: ConfigSource) -> str:
     if spec.type == "git":
         return spec.path.strip("/")
     real = os.path.realpath(spec.path)
-    reach = os.path.realpath(spec.root) if spec.root else enclosing(real if os.path.isdir(real) else os.path.dirname(real))
+    reach = os.path.realpath(spec.root) if spec.root else work_tree(real if os.path.isdir(real) else os.path.dirname(real))
     below = posixpath.relpath(real, reach)
     return "" if below == "." or below.startswith("../") else below
 

@@ -16,7 +16,7 @@ from dicode.messages.fault import Fault
 from dicode.messages.kinds import ConfigSource, Credential, DesiredTask, Source
 from dicode.process.clock import mono
 from dicode.source.composed import root_of
-from dicode.source.dev import BRANCH, at_home, is_branch, missing_place
+from dicode.source.dev import BRANCH, at_home, missing_place
 from dicode.source.ground import Ground
 from dicode.source.intake import told_folder
 from dicode.source.local import LocalTree
@@ -31,6 +31,7 @@ from dicode.source.tools import Tools, deaf
 from dicode.spec.access import repo_of_source, rules_of
 from dicode.spec.config import default_name
 from dicode.spec.expand import SetAt
+from dicode.spec.names import is_branch, is_commit
 from dicode.spec.plan import Error, Offer, Offered, offer_of
 from dicode.spec.resolve import Resolved
 from dicode.spec.trees import At, Repo
@@ -162,15 +163,12 @@ def wanted_spec(source: Source, args: Mapping[str, Any]) -> ConfigSource:
         return at_home(source.spec, source.dev)
     if source.type != "git":
         raise Refusal(f"source {source.name} is a folder and has no branches: plan a path")
-    if not is_branch(branch or ref):
-        raise Refusal(f"{branch or ref!r} cannot be a branch, a tag or a commit")
-    if branch or not _is_commit(str(ref)):
-        return at_home(source.spec, f"{BRANCH}{branch or ref}")
-    return msgspec.structs.replace(source.spec, branch="", ref={"commit": str(ref)})
-
-
-def _is_commit(ref: str) -> bool:
-    return len(ref) == 40 and all(char in "0123456789abcdef" for char in ref)
+    name = branch or ref
+    if not isinstance(name, str) or not is_branch(name):
+        raise Refusal(f"{name!r} cannot be a branch, a tag or a commit")
+    if branch or not is_commit(name):
+        return at_home(source.spec, f"{BRANCH}{name}")
+    return msgspec.structs.replace(source.spec, branch="", ref={"commit": name})
 
 
 def _stand_on(survey: Survey, ground: Ground, tools: Tools) -> bool:

@@ -12,11 +12,10 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from dicode.process.clock import mono
-from dicode.process.tree import FIND_DEPTH, SET_FILE, TASK_FILE, ignores_for
+from dicode.process.tree import FIND_DEPTH, SET_FILE, TASK_FILE, ignores_for, work_tree
 from dicode.source.state import Known
 from dicode.spec.folder import MAX_DEPTH, MAX_FILES
 from dicode.spec.ignore import IGNORE_FILES, Ignores
@@ -56,15 +55,7 @@ def find_root(path: str, reach: str = "", apart: str = "") -> Root:
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(20, "is no folder", path)
     os.scandir(real).close()  # may we list it?
-    return Root(real, found.st_dev, found.st_ino, os.path.realpath(reach) if reach else enclosing(real), apart)
-
-
-def enclosing(folder: str) -> str:
-    """The git work tree around `folder`, else the folder itself."""
-    for place in (folder, *map(str, Path(folder).parents)):
-        if os.path.lexists(f"{place}/.git"):
-            return place
-    return folder
+    return Root(real, found.st_dev, found.st_ino, os.path.realpath(reach) if reach else work_tree(real), apart)
 
 
 def index_lock(reach: str) -> str:

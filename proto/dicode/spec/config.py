@@ -168,6 +168,13 @@ def _relay_name(node: Node, faults: Faults, at: At, label: str) -> Any:
     return value
 
 
+def _branch(node: Node, faults: Faults, at: At, label: str) -> Any:
+    value = text(node, faults, at, label)
+    if value is not BAD and not names.is_branch(value):
+        return faults.add(at, f"'{label}' must be the name of a {label}, not {shown(value) or 'empty'}")
+    return value
+
+
 def _variable(node: Node, faults: Faults, at: At, label: str) -> Any:
     value = text(node, faults, at, label)
     if value is not BAD and not _VARIABLE.fullmatch(value):
@@ -210,6 +217,9 @@ _SCHEMA = Schema(
         (ConfigFile, "store"): _store,
         (Listener, "listen"): _listen,
         (SourceEntry, "url"): _url,
+        (SourceEntry, "branch"): _branch,
+        (Ref, "branch"): _branch,
+        (Ref, "tag"): _branch,
         (SourceEntry, "webhook_secret_env"): _variable,
         (Auth, "token_env"): _variable,
         (Relay, "url"): _relay_url,

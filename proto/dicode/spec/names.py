@@ -1,11 +1,14 @@
-"""Task ids: which are allowed, and what to say of the others."""
+"""Names: which may be parts of a task id, branches and commits of git, and what to say of the others."""
 
 from __future__ import annotations
 
 import re
 
 MAX_SEGMENTS = 16
+MAX_BRANCH = 250  # bytes: a ref is a file name on somebody's disk
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NO_BRANCH = re.compile(r"^[-/.]|\.\.|//|@\{|[\s\0-\x1f\x7f~^:?*\[\\]|/\.|\.lock(?:/|$)|[./]$|^@$")  # git-check-ref-format(1)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_segment(text: str) -> bool:
@@ -29,3 +32,13 @@ def bad_segment(text: str) -> str:
     short = text if len(text) <= 70 else text[:70] + "…"
     shown = short if short.isprintable() else ascii(short)[1:-1]
     return f"'{shown}' cannot be part of an id: use 1 to 63 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
+
+
+def is_branch(name: str) -> bool:
+    """May a branch be called so?"""
+    return bool(name) and len(name.encode(errors="replace")) <= MAX_BRANCH and _NO_BRANCH.search(name) is None
+
+
+def is_commit(text: str) -> bool:
+    """The whole id of a commit, in hex."""
+    return _COMMIT.fullmatch(text) is not None

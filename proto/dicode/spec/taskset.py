@@ -296,7 +296,6 @@ def _overrides(written: WrittenEntry, node: yaml.Mapping, file: str) -> Layer | 
 _URL = re.compile(r"(?:https?|ssh)://[^\s\0?#]+|file:///[^\s\0?#]+|(?!-)[A-Za-z0-9._-]+@(?!-)[A-Za-z0-9.-]+:[^\s\0]+")
 _SECRET = re.compile(r"(?:https?://[^/]*@|ssh://[^/@]*:[^/@]*@)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_BAD_BRANCH = re.compile(r"^[-/.]|\.\.|//|@\{|[\s\0-\x1f\x7f~^:?*\[\\]|/\.|\.lock(?:/|$)|[./]$|^@$")  # git check-ref-format
 
 
 def _url(node: Node, faults: Faults, at: At, label: str) -> Any:
@@ -312,7 +311,7 @@ def _url(node: Node, faults: Faults, at: At, label: str) -> Any:
 
 def _branch(node: Node, faults: Faults, at: At, label: str) -> Any:
     value = text(node, faults, at, label)
-    if value is not BAD and (not value or len(value) > 250 or _BAD_BRANCH.search(value)):
+    if value is not BAD and not names.is_branch(value):
         return faults.add(at, f"'branch' must be the name of a branch, not {shown(value) or 'empty'}")
     return value
 
