@@ -35,7 +35,7 @@ spec:
 def system() -> Iterator[System]:
     system = System()
     system.write_config(SOURCES)
-    shell(system.tasks / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '0 3 * * *'}\n", "true")
+    shell(system.tasks / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '0 3 29 2 *'}\n", "true")
     shell(system.tasks / "serve", "name: serve\nruntime: shell\ntrigger: {daemon: true}\n", "exec sleep 1000")
     shell(system.tasks / "hook", "name: hook\nruntime: shell\ntrigger: {webhook: /hooks/x}\n", "true")
     shell(
@@ -102,14 +102,14 @@ def test_with_everything_down_the_plan_is_against_what_was_registered(system: Sy
         pass
     assert planned(system, "tasks")[0] == 0
     assert system.run("plan", "tasks").stdout.splitlines()[-1] == "nothing would change"
-    shell(system.tasks / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '30 3 * * *'}\n", "true")
+    shell(system.tasks / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '30 3 29 2 *'}\n", "true")
     shutil.rmtree(system.tasks / "hook")
     code, plan = planned(system, "tasks")
     assert code == 3 and [each["id"] for each in plan["updated"]] == ["tick"] and plan["removed"] == ["hook"]
     half_an_hour_later = [at.replace(":00:00.", ":30:00.") for at in plan["next"]["tick"]["before"]]
     assert len(half_an_hour_later) == 3 and plan["next"]["tick"]["after"] == half_an_hour_later
     shell(system.tasks / "hook", "name: hook\ntigger: {}\n", "true")
-    shell(system.tasks / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '0 3 * * *'}\n", "true")
+    shell(system.tasks / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '0 3 29 2 *'}\n", "true")
     code, plan = planned(system, "tasks")
     assert (code, plan["updated"], plan["removed"]) == (1, [], []), "errors and nothing else"
     assert [(each["id"], each["line"]) for each in plan["errors"]] == [("hook", 2)]
@@ -122,7 +122,7 @@ def test_a_working_copy_is_compared_and_then_exactly_that_happens(system: System
     with running(system):
         copy = copied(system, "tasks")
         shell(copy / "serve", "name: serve\nruntime: shell\ntrigger: {daemon: true}\n", "exec sleep 2000")
-        shell(copy / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '0 4 * * *'}\n", "true")
+        shell(copy / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '0 4 29 2 *'}\n", "true")
         shell(copy / "new", "name: new\nruntime: shell\ntrigger: {manual: true}\n", "true")
         shell(copy / "rival", "name: rival\nruntime: shell\ntrigger: {webhook: /hooks/x}\n", "true")
         before = system.objects(Task)
@@ -166,12 +166,12 @@ def test_diff_shows_spec_and_files_between_any_two_digests_also_with_everything_
     with running(system):
         first = system.object(Task, "tick").digest
         (system.tasks / "tick" / "data.bin").write_bytes(b"\0\1")
-        shell(system.tasks / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '0 4 * * *'}\n", "false")
-        second = system.object(Task, "tick", lambda task: task.spec and task.spec.trigger.cron == "0 4 * * *").digest
+        shell(system.tasks / "tick", "name: tick\nruntime: shell\ntrigger: {cron: '0 4 29 2 *'}\n", "false")
+        second = system.object(Task, "tick", lambda task: task.spec and task.spec.trigger.cron == "0 4 29 2 *").digest
     shown = system.run("diff", "tick", "--from", first[:7], "--to", second[:7])
     assert shown.returncode == 0
     lines = shown.stdout.splitlines()
-    assert lines[:2] == ["spec:", '  ~ trigger.cron: "0 3 * * *" → "0 4 * * *"']
+    assert lines[:2] == ["spec:", '  ~ trigger.cron: "0 3 29 2 *" → "0 4 29 2 *"']
     assert "-true" in lines and "+false" in lines and "binary file data.bin was added" in lines
     known = [each["digest"] for each in json.loads(system.run("history", "tick", "-o", "json").stdout)]
     assert known[0] == second and first in known
