@@ -290,22 +290,35 @@ def test_a_branch_that_goes_and_a_repository_that_is_emptied_remove_nothing(grou
 
 
 def test_no_canary_leaks(system: System) -> None:
-    """Tokens that are right, wrong, or stand in a URL; a webhook's secret; a host that answers what it was told."""
+    """Tokens that are right, wrong, or stand in a URL or a ref; a webhook's secret; a host that answers what it was told."""
     forms = [CANARY, b64encode(f"git:{CANARY}".encode()).decode(), b64encode(f"x-access-token:{CANARY}".encode()).decode()]
     echo = CANARY + "-said-by-the-remote"
     with serving(system.home / "remote", token=CANARY) as server, serving(system.home / "other") as babbler:
         babbler.tricks.append(lambda handler: not handler.answer(500, f"{echo} {handler.headers}".encode(), **{"X-Said": echo}))  # type: ignore[func-returns-value]
         private = Repository(server.folder, "private")
-        private.commit({"a/task.yaml": bad_git.GOOD, "a/task.sh": bad_git.WELL})
+        private.commit({"a/task.yaml": "kind: Task\n" + bad_git.GOOD, "a/task.sh": bad_git.WELL})
+        refs = {
+            "good": f"{{url: '{server.url}/private', path: a, auth: {{token_env: RIGHT_TOKEN}}}}",
+            "user": f"{{url: 'http://git:{CANARY}@host/private'}}",
+            "query": f"{{url: 'https://host/private?token={CANARY}'}}",
+            "bare": f"{{url: '{server.url}/private', auth: {CANARY}}}",
+            "echo": f"{{url: '{babbler.url}/private', auth: {{token_env: RIGHT_TOKEN}}}}",
+        }
+        entries = "".join(f"    {key}: {{ref: {ref}}}\n" for key, ref in refs.items())
+        Repository(server.folder, "sets").commit({"taskset.yaml": f"kind: TaskSet\nspec:\n  entries:\n{entries}"})
         auth = "{token_env: RIGHT_TOKEN}"
         system.write_config(
-            "sources:\n"
+            f"credentials: [{{match: '{babbler.url}/', token_env: WRONG_TOKEN}}]\nsources:\n"
+            + git_source("sets", f"{server.url}/sets", auth=auth, allowed_token_envs="[RIGHT_TOKEN]")
             + git_source("private", f"{server.url}/private", auth=auth)
             + git_source("refused", f"{server.url}/private", auth="{token_env: WRONG_TOKEN}", path="a")
             + git_source("babbler", f"{babbler.url}/private", auth=auth)
         )
         system.up(**{SECRET_ENV: CANARY + "-of-pushes", "RIGHT_TOKEN": CANARY, "WRONG_TOKEN": CANARY + "-wrong"})
         system.object(Task, "a", lambda task: task.digest)
+        system.object(Task, "sets/good", lambda task: task.digest, SHOWN)
+        for key in refs.keys() - {"good"}:
+            system.object(Task, f"sets/{key}", lambda task: task.conditions and not task.digest, SHOWN)
         for name in ("refused", "babbler"):
             source_shown(system, name, lambda source: conditions(source), SHOWN)
         host = server.url.removeprefix("http://")
@@ -316,7 +329,7 @@ def test_no_canary_leaks(system: System) -> None:
             system.write_config(f"sources:\n  - {{name: in-the-url, type: git, url: 'http://git:{CANARY}@{host}/private'}}\n")
             wait_for(lambda: "dicode.yaml:" in system.said() or "in-the-url" in system.objects(Source), "the config is read", 10)
         shown = [system.run("get", what, "-o", "json").stdout for what in ("sources", "tasks", "events", "routes")]
-        shown += [system.run("describe", "source", name).stdout for name in system.objects(Source)]
+        shown += [system.run("describe", kind.__name__.lower(), name).stdout for kind in (Source, Task) for name in system.objects(kind)]
         assert not [text for text in shown if CANARY in text]
         assert leaks(system, [*forms, echo]) == []
         assert not any(CANARY in header for seen in babbler.seen for name, header in seen.items() if name != "Authorization")

@@ -316,7 +316,7 @@ def test_row_21_a_remote_that_dies_in_the_middle_of_a_fetch_and_comes_back_is_ca
     place.healed((POLL + 5) * SLACK)
 
 
-def test_row_21_a_fetcher_that_is_killed_or_stopped_costs_a_try_and_nothing_else(place: Place) -> None:
+def test_row_21_a_fetcher_that_is_killed_costs_a_try_and_nothing_else(place: Place) -> None:
     place.up()
     dice = seeded("row 21, fetcher")
     roles = place.system.pids(place.keeper)

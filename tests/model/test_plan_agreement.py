@@ -32,7 +32,7 @@ TRIGGERS = (
     Trigger(webhook="/hooks/x"),
     Trigger(webhook="/hooks/y"),
 )
-IDS = st.sampled_from(("a", "b", "c", "set/d", "set/e"))
+IDS = st.sampled_from(("a", "b", "c", "set/d", "set/e", "sets"))
 FAULTS = (Fault("task.yaml", 3, 1, "unknown field 'tigger'"),)
 
 

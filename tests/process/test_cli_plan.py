@@ -157,7 +157,9 @@ def test_a_task_of_a_set_finds_the_folder_of_the_set_and_a_plain_one_does_not(sy
     shell(system.tasks / "plain", lib, 'echo "$DICODE_PARAM_LIB"')
     with running(system):
         assert system.run("run", "infra/here").stdout == f"{os.path.realpath(system.home / 'set')}/lib\n"
-        assert system.run("run", "plain").stdout == "${TASK_SET_DIR}/lib\n"
+        plain = system.run("run", "plain")
+        assert plain.returncode == 1 and not plain.stdout
+        assert "UnknownVariable: params[lib].default: ${TASK_SET_DIR} is known in a TaskSet only" in plain.stderr
         runs = {run.task: run.set_dir for run in system.objects(Run).values()}
         assert runs == {"infra/here": os.path.realpath(system.home / "set"), "plain": ""}
 

@@ -269,8 +269,7 @@ def test_without_a_webhook_it_is_live_at_the_next_poll(system: System) -> None:
         system.object(Task, REPORT, lambda task: task.generation > before[REPORT])
         commit = platform.commit({"uptime.sh": "#!/bin/sh\necho polled\n"})
         at_commit(system, "fleet", commit)
-        all_synced(system, IDS)
-        assert registered_again(system, before) == {REPORT, "fleet/uptime"}
+        wait_for(lambda: registered_again(system, before) == {REPORT, "fleet/uptime"}, "both are registered, and nothing else")
         assert not [event for event in system.objects(Event).values() if event.type == "Warning"]
 
 

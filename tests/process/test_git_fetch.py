@@ -818,6 +818,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "leftovers": lambda mirror: [shutil.copytree(mirror, f"{mirror}.new"), shutil.copytree(mirror, f"{mirror}.old")],
     "what was learned is nonsense": lambda mirror: (mirror / "dicode-remote.json").write_bytes(b'{"version": 2, "path": "/elsewhere"}'),
 }
+#: Where not even its ref is left nobody knows which commit to bring over that no branch has any more.
+NAMELESS = [DAMAGES[name] for name in ("refs empty", "refs nonsense", "half a folder", "all gone")]
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
@@ -829,6 +831,7 @@ async def test_a_damaged_mirror_is_made_anew(
     repository.commit({f"t{number}/task.yaml": f"name: {number}\n" * 20 for number in range(30)})
     repo, other = main_of(server), main_of(server, ref="other")
     aside = repository.commit({"x": "1"}, branch="other")
+    git(repository.work, "checkout", "-q", "-B", "main", "HEAD~1")  # it is in the history of no other
     async with desk(data_dir) as here:
         await here.follow(repo, other)
         if when == "running":
@@ -846,6 +849,8 @@ async def test_a_damaged_mirror_is_made_anew(
             assert (commit_of(here.state(repo)), commit_of(here.state(other))) == (pushed, aside)
     git(here.mirror(repo), "fsck", "--full", "--strict")
     assert git(here.mirror(repo), "rev-parse", own_ref(repo)) == pushed
+    if damage not in NAMELESS:
+        assert git(here.mirror(repo), "rev-parse", f"{own_ref(other)}^{{commit}}") == aside
 
 
 @lived

@@ -7,10 +7,14 @@ import hmac
 import json
 import queue
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urljoin
 
 import msgspec
 import psutil
@@ -31,6 +35,7 @@ from dicode.trigger.webhook import BODY_MAX
 pytestmark = pytest.mark.process
 SECRET = b"s3cret-of-this-test"
 TOKEN = token()
+DENO = str(Path(sys.executable).parent / "deno")
 
 
 def sign(body: bytes, secret: bytes = SECRET) -> dict[str, str]:
@@ -122,6 +127,63 @@ def test_what_is_open_because_only_this_machine_reaches_it_is_not_open_to_the_wo
     assert relay.call("/home/hooks/local", method="GET").status == 404
     assert relay.call("/home/hooks/anyone?wait=false").status == 202  # its author said `auth: false`
     desk.finish_next()
+
+
+PAGE = b"""<!doctype html><html><head><title>x</title><link rel=stylesheet href="app.css"><script src="lib/a.mjs" type=module></script>
+</head><body><img src="./logo.svg"></body></html>"""
+FILES = {"index.html": PAGE, "app.css": b"p{}", "lib/a.mjs": b"1", "logo.svg": b"<svg/>", "task.py": b"secret", ".env": b"secret"}
+BROWSER = """
+globalThis.window = globalThis;
+globalThis.document = {baseURI: Deno.args[0]};
+(0, eval)(await (await fetch(Deno.args[1])).text());
+console.log(JSON.stringify([dicode.hook, await dicode.run({n: 1}), await dicode.run({n: 2}, {wait: false})]));
+"""
+
+
+class Links(HTMLParser):
+    """What a browser would fetch for a page, and where its base is."""
+
+    def __init__(self, url: str, page: str) -> None:
+        super().__init__()
+        self.base, self.urls = url, list[str]()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        link = next((value for name, value in attrs if name in ("src", "href") and value), None)
+        if link is not None and tag == "base":
+            self.base = urljoin(self.base, link)
+        elif link is not None:
+            self.urls.append(urljoin(self.base, link))
+
+
+def test_a_page_finds_its_script_its_assets_and_its_hook_through_the_relay(desk: Desk, relay: RelayProcess, tmp_path: Path) -> None:
+    desk.register("page", Trigger(webhook="/hooks/deep/page", auth=False), digest=desk.bundle(FILES))
+    desk.serves("/hooks/deep/page")
+    for at in ("", "/", "/index.html", "?x=1"):
+        url = f"{relay.url}/home/hooks/deep/page{at}"
+        links = Links(url, relay.call(url.removeprefix(relay.url), method="GET").body.decode())
+        assert links.base == f"{relay.url}/home/hooks/deep/page/"
+        fetched = [relay.call(link.removeprefix(relay.url), method="GET") for link in links.urls]
+        assert [answered.status for answered in fetched] == [200] * 4
+        assert fetched[0].body == desk.call("/dicode.js", method="GET").body
+        assert [answered.body for answered in fetched[1:]] == [FILES[name] for name in ("app.css", "lib/a.mjs", "logo.svg")]
+    for hidden in ("task.py", ".env", "none.css"):
+        assert relay.call(f"/home/hooks/deep/page/{hidden}", method="GET").status == 404
+    assert relay.call("/home/dicode.js", method="GET").status == 404, "only hook paths lead home"
+    desk.register("local-page", Trigger(webhook="/hooks/local-page"), digest=desk.bundle(FILES))
+    desk.serves("/hooks/local-page")
+    assert relay.call("/home/hooks/local-page/dicode.js", method="GET").status == 404, "nor is what is open to this machine only"
+
+    (tmp_path / "browser.mjs").write_text(BROWSER)
+    words = [DENO, "run", "--no-prompt", "--no-lock", f"--location={url}", "--allow-net=127.0.0.1", str(tmp_path / "browser.mjs")]
+    with subprocess.Popen(
+        [*words, links.base, links.urls[0]], stdout=subprocess.PIPE, env={"DENO_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    ) as browser:
+        run = desk.finish_next(result=Result('{"answer":42}'))
+        assert browser.stdout is not None
+        hook, result, accepted = json.loads(browser.stdout.read())
+    assert (hook, result, json.loads(run.input)) == ("/home/hooks/deep/page", {"answer": 42}, {"n": 1})
+    assert desk.finish_next().id == accepted["runId"]
 
 
 def test_methods_and_queries_travel_as_they_are(desk: Desk, relay: RelayProcess) -> None:

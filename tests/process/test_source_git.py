@@ -16,10 +16,8 @@ from tests.support.git_remote import Repository, Server, git, serving
 from tests.support.system import System
 from tests.support.waiting import wait_for
 
-from dicode.messages.commands import Write, Written
-from dicode.messages.kinds import Answer, DesiredTask, Event, Request, Source
+from dicode.messages.kinds import DesiredTask, Event, Source
 from dicode.process.blobs import Bundles
-from dicode.process.mirror import put
 from dicode.spec.plan import Offer
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="inotify, /proc")]
@@ -71,14 +69,6 @@ def changed(system: System, before: dict[str, int]) -> set[str]:
     return {key.removeprefix("infra/") for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
-def ask(system: System, verb: str, target: str = "infra", **args: object) -> Answer:
-    token = os.urandom(6).hex()
-    system.ask(Write(ops=(put(Request(token=token, verb=verb, target=target, args=args, who="test"), token),)), Written)
-    answer = system.object(Request, token, lambda request: request.answer).answer
-    assert answer is not None
-    return answer
-
-
 def holds(system: System, path: str, content: str) -> Callable[[DesiredTask], bool]:
     kept = Bundles(system.data / "bundles", system.data / "trees")
     return lambda task: bool(task.digest) and kept.files(task.digest).get(path, ("", b""))[1] == content.encode()
@@ -101,7 +91,7 @@ def test_a_push_writes_the_task_it_changed_and_no_other_and_the_source_names_the
     before = revs(system)
     second = repository.commit({"group/b/task.sh": OTHER})
     pushed_at = time.time()
-    assert ask(system, "source.sync", pushed_at=pushed_at).ok
+    assert system.request("source.sync", "infra", pushed_at=pushed_at).ok
     updated = desired(system, "group/b", lambda task: task.revision == second)
     assert holds(system, "task.sh", OTHER)(updated) and updated.seen_at == pushed_at
     assert changed(system, before) == {"group/b"}
@@ -118,10 +108,10 @@ def test_a_commit_that_changes_no_task_writes_none_and_one_that_adds_and_removes
     is_read(system)
     before = revs(system)
     commit = repository.commit({"README.md": "nothing"})
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     assert system.object(Source, "infra").revision == commit and changed(system, before) == set()
     repository.commit({"d/task.yaml": TASK, "d/task.sh": SCRIPT, "c/task.yaml": None, "c/task.sh": None})
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     wait_for(lambda: ids(system) == {"a", "group/b", "d"}, "c is gone")
     assert changed(system, before) == {"c", "d"}
 
@@ -133,11 +123,11 @@ def test_a_broken_push_keeps_the_last_good_and_a_forced_one_is_followed(system: 
     is_read(system)
     good, before = desired(system, "a").digest, revs(system)
     commit = repository.commit({"a/task.yaml": TASK.replace("trigger", "tigger")})
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     broken = desired(system, "a")
     assert broken.digest == good and broken.faults[0].file == f"infra@{commit[:7]}:a/task.yaml"
     repository.commit({"a/task.yaml": TASK, "a/task.sh": OTHER}, amend=True)
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     assert desired(system, "a", lambda task: not task.faults and task.digest != good)
     assert changed(system, before) == {"a"}
 
@@ -152,7 +142,7 @@ def test_with_the_remote_down_the_last_commit_is_served_also_after_a_restart(sys
     is_read(system)
     before = revs(system)
     remote.tricks.append(lambda handler: handler.answer(503, b"REMOTE-WORDS") or True)
-    answer = ask(system, "source.sync")
+    answer = system.request("source.sync", "infra")
     assert not answer.ok and "REMOTE-WORDS" not in answer.message
     stale = system.object(Source, "infra", lambda source: source.status == "stale")
     assert [condition.type for condition in stale.conditions] == ["Reachable"] and stale.revision == first
@@ -164,7 +154,7 @@ def test_with_the_remote_down_the_last_commit_is_served_also_after_a_restart(sys
     system.object(DesiredTask, "tasks/local", holds(system, "task.sh", OTHER))
     remote.tricks.clear()
     commit = repository.commit({"a/task.sh": OTHER})
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     assert system.object(Source, "infra", lambda source: source.status == "ok").revision == commit
     assert "REMOTE-WORDS" not in system.said()
 
@@ -174,11 +164,11 @@ def test_suspended_it_stays_at_its_commit_and_resumed_it_catches_up(system: Syst
     first = repository.commit(PLAIN)
     begin(system, f"name: infra, url: '{url(remote, 'tasks.git')}'")
     is_read(system)
-    assert ask(system, "source.suspend").ok
+    assert system.request("source.suspend", "infra").ok
     second = repository.commit({"a/task.sh": OTHER})
-    assert "suspended" in ask(system, "source.sync").message
+    assert "suspended" in system.request("source.sync", "infra").message
     assert system.object(Source, "infra").revision == first
-    assert ask(system, "source.resume").ok
+    assert system.request("source.resume", "infra").ok
     system.object(Source, "infra", lambda source: source.revision == second)
 
 
@@ -219,14 +209,14 @@ def test_a_set_over_two_repositories_hears_of_a_push_to_either(system: System, r
     assert (exported / "taskset.yaml").is_file() and desired(system, "infra/own").set_dir == ""
 
     commit = lib.commit({"report/task.sh": OTHER})
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     desired(system, "infra/report", lambda task: task.revision == commit)
     assert changed(system, before) == {"infra/report"}
     assert f"file changed: lib@{commit[:7]}:report/task.sh\n" in system.said()
 
     before = revs(system)
     commit = infra.commit({"taskset.yaml": set_of(url(remote, "lib.git"), "6s")})
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     task = desired(system, "infra/report", lambda task: task.spec is not None and task.spec.timeout == 6_000)
     assert changed(system, before) == {"infra/report", "infra/set-dir"}  # the latter is told where the set stands now
     assert task.digest != report.digest and f"file changed: infra@{commit[:7]}:taskset.yaml\n" in system.said()
@@ -242,7 +232,7 @@ def test_with_one_repository_away_everything_else_is_resolved(system: System, re
     assert desired(system, "infra/own").digest
     assert desired(system, "infra/report", lambda task: task.faults).digest == ""
     infra.commit({"tasks/own/task.sh": OTHER})
-    ask(system, "source.sync")
+    system.request("source.sync", "infra")
     desired(system, "infra/own", holds(system, "task.sh", OTHER))
 
 
@@ -252,10 +242,10 @@ def test_a_set_entry_that_a_push_breaks_keeps_its_digest_and_a_plain_repository_
     begin(system, f"name: infra, url: '{url(remote, 'tasks.git')}'")
     is_read(system)
     repository.commit({"taskset.yaml": "kind: TaskSet\nspec: {entries: {a: {ref: {path: a}}, b: {ref: {path: group/b}}}}\n"})
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     good = desired(system, "infra/a").digest
     commit = repository.commit({"taskset.yaml": "kind: TaskSet\nspec: {entries: {a: {ref: {path: missing}}, b: {ref: {path: group/b}}}}\n"})
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     broken = desired(system, "infra/a", lambda task: task.faults)
     assert broken.digest == good and broken.faults[0].file == f"infra@{commit[:7]}:taskset.yaml"
     assert not desired(system, "infra/b").faults
@@ -273,17 +263,18 @@ def test_dev_mode_on_a_working_copy_and_back_changes_only_what_differs(system: S
     shutil.copytree(infra.work, copy)
     (copy / "tasks" / "own" / "task.sh").write_text(OTHER)
     written = revs(system)
-    answer = ask(system, "source.dev", local_path=str(copy))
+    answer = system.request("source.dev", "infra", local_path=str(copy))
     assert answer.ok, answer.message
     own = desired(system, "infra/own", lambda task: task.digest != before["infra/infra/own"])
     assert own.revision == "" and changed(system, written) == {"infra/own", "infra/set-dir"}
-    remote.hits.clear()
+    asked: list[str] = []
+    remote.tricks.append(lambda handler: asked.append(handler.path) is not None)
     (copy / "tasks" / "own" / "task.sh").write_text("#!/bin/sh\necho third\n")
     desired(system, "infra/own", lambda task: task.digest not in ("", own.digest))
-    assert ask(system, "source.sync").ok
-    assert not [hit for hit in remote.hits if "infra.git" in hit]
+    assert system.request("source.sync", "infra").ok
+    assert {path.split("/")[1] for path in asked} == {"lib.git"}, "what its refs name is followed, it is not"
 
-    assert ask(system, "source.dev", disable=True).ok
+    assert system.request("source.dev", "infra", disable=True).ok
     assert {key: task.digest for key, task in system.objects(DesiredTask).items()} == before
     assert desired(system, "infra/own").revision and system.object(Source, "infra").dev == ""
 
@@ -295,13 +286,13 @@ def test_dev_mode_on_a_branch_reads_it_and_one_that_is_not_there_keeps_everythin
     is_read(system)
     commit = repository.commit({"a/task.sh": OTHER}, branch="feature")
     before = revs(system)
-    assert ask(system, "source.dev", branch="feature").ok
+    assert system.request("source.dev", "infra", branch="feature").ok
     source = system.object(Source, "infra")
     assert (source.dev, source.revision) == ("branch:feature", commit) and changed(system, before) == {"a"}
-    answer = ask(system, "source.dev", branch="nowhere")
+    answer = system.request("source.dev", "infra", branch="nowhere")
     assert not answer.ok
     assert ids(system) == {"a", "group/b", "c"}
-    assert ask(system, "source.dev", disable=True).ok
+    assert system.request("source.dev", "infra", disable=True).ok
     assert system.object(Source, "infra").revision == first
 
 
@@ -331,7 +322,7 @@ def test_what_a_repository_holds_and_we_do_not_read_is_said(system: System, remo
 
 
 def planned(system: System, **args: object) -> Offer:
-    answer = ask(system, "source.plan", **args)
+    answer = system.request("source.plan", "infra", **args)
     assert answer.ok, answer.message
     return msgspec.json.decode(answer.message, type=Offer)
 
@@ -350,8 +341,8 @@ def test_a_plan_of_a_branch_says_what_then_really_happens_and_writes_nothing(sys
         assert [error.id for error in offer.errors] == ["infra/bad"] and offer.revision == ("" if "local_path" in args else commit)
     assert revs(system) == before and sorted(os.listdir(system.data / "bundles")) == bundles
     git(infra.work, "push", "-q", "-f", "origin", "feature:main")
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     assert desired(system, "infra/report", lambda task: task.revision == commit or task.digest).digest == offer.tasks[0].digest
     wait_for(lambda: ids(system) == {"infra/report", "infra/set-dir", "infra/bad"}, "own is gone")
-    assert not ask(system, "source.plan", branch="nowhere").ok
-    assert "clone the repository" in ask(system, "source.plan", local_path="/nowhere").message
+    assert not system.request("source.plan", "infra", branch="nowhere").ok
+    assert "clone the repository" in system.request("source.plan", "infra", local_path="/nowhere").message

@@ -63,14 +63,6 @@ def passed(seconds: float) -> None:
     wait_for(lambda: mono() - since >= seconds, f"{seconds:g} s have passed", seconds + 5)
 
 
-def ask(system: System, verb: str, target: str, **args: object) -> Answer:
-    token = os.urandom(6).hex()
-    system.ask(Write(ops=(put(Request(token=token, verb=verb, target=target, args=args, who="test"), token),)), Written)
-    answer = system.object(Request, token, lambda request: request.answer).answer
-    assert answer is not None
-    return answer
-
-
 # ── every way to save ──
 
 
@@ -220,9 +212,9 @@ def test_a_folder_that_is_back_within_the_second_was_never_gone(system: System) 
     (system.tasks / "t1").rename(system.home / "aside")
     passed(0.3)
     (system.home / "aside").rename(system.tasks / "t1")
-    assert ask(system, "source.sync", "tasks").ok
+    assert system.request("source.sync", "tasks").ok
     passed(1.2)
-    assert ask(system, "source.sync", "tasks").ok
+    assert system.request("source.sync", "tasks").ok
     assert system.reader().rev(DesiredTask, "tasks/t1") == before
 
 
@@ -438,7 +430,7 @@ def test_a_source_that_lost_most_of_its_tasks_is_held_until_somebody_confirms(sy
     assert held.conditions[0].type == "Held"
     passed(1.5)
     assert len(system.objects(DesiredTask)) == 10
-    assert ask(system, "source.confirm", "tasks") == Answer(True, "confirmed: 9 tasks are removed", at=answered_at(system))
+    assert system.request("source.confirm", "tasks") == Answer(True, "confirmed: 9 tasks are removed", at=answered_at(system))
     wait_for(lambda: set(system.objects(DesiredTask)) == {"tasks/t9"}, "they are removed", SOON)
     is_read(system)
 
@@ -518,14 +510,14 @@ def test_sources_are_added_removed_and_survive_a_restart(system: System) -> None
     extra.mkdir(parents=True)
     (extra / "task.yaml").write_text(YAML)
     (extra / "task.sh").write_text(SCRIPT)
-    assert ask(system, "source.add", "extra", type="local", path=str(system.home / "extra")).ok
+    assert system.request("source.add", "extra", type="local", path=str(system.home / "extra")).ok
     system.object(DesiredTask, "extra/x", lambda task: task.digest, SOON)
     system.stop(keeper)
     system.start("source-controller")
     is_read(system, "extra")
-    assert "dicode.yaml:" in ask(system, "source.remove", "tasks").message
-    assert "did you mean 'extra'" in ask(system, "source.sync", "extr").message
-    assert ask(system, "source.remove", "extra").ok
+    assert "dicode.yaml:" in system.request("source.remove", "tasks").message
+    assert "did you mean 'extra'" in system.request("source.sync", "extr").message
+    assert system.request("source.remove", "extra").ok
     wait_for(lambda: set(system.objects(Source)) == {"tasks"} and set(system.objects(DesiredTask)) == {"tasks/t0"}, "extra is gone", SOON)
     assert {event.reason for event in system.reader().events(about="source/extra")} >= {"Added", "Removed"}
 
@@ -533,13 +525,13 @@ def test_sources_are_added_removed_and_survive_a_restart(system: System) -> None
 def test_a_suspended_source_stays_as_it_is_until_it_is_resumed_also_over_a_restart(system: System) -> None:
     keeper = begin(system)
     before = desired(system, "t0").digest
-    assert ask(system, "source.suspend", "tasks").ok
+    assert system.request("source.suspend", "tasks").ok
     (system.tasks / "t0" / "task.sh").write_text("#!/bin/sh\n# later\n")
     system.stop(keeper)
     system.start("source-controller")
-    assert not ask(system, "source.sync", "tasks").ok
+    assert not system.request("source.sync", "tasks").ok
     assert desired(system, "t0").digest == before
-    assert ask(system, "source.resume", "tasks").ok
+    assert system.request("source.resume", "tasks").ok
     desired(system, "t0", holds(system, "task.sh", b"#!/bin/sh\n# later\n"))
 
 
@@ -548,7 +540,7 @@ def test_a_sync_is_answered_when_what_was_there_is_written(system: System) -> No
     for number in range(5):
         text = f"#!/bin/sh\n# {number}\n"
         (system.tasks / "t0" / "task.sh").write_text(text)
-        assert ask(system, "source.sync", "tasks").ok
+        assert system.request("source.sync", "tasks").ok
         assert holds(system, "task.sh", text.encode())(system.objects(DesiredTask)["tasks/t0"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -14,10 +13,8 @@ import pytest
 from tests.support.system import System
 from tests.support.waiting import wait_for
 
-from dicode.messages.commands import Write, Written
-from dicode.messages.kinds import Answer, DesiredTask, Request, Source
+from dicode.messages.kinds import DesiredTask, Source
 from dicode.process.clock import mono
-from dicode.process.mirror import put
 from dicode.spec.plan import Offer
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="inotify, /proc")]
@@ -108,14 +105,6 @@ def changed(system: System, before: dict[str, int]) -> set[str]:
     return {key.removeprefix("infra/infra/") for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
-def ask(system: System, verb: str, **args: object) -> Answer:
-    token = os.urandom(6).hex()
-    system.ask(Write(ops=(put(Request(token=token, verb=verb, target="infra", args=args, who="test"), token),)), Written)
-    answer = system.object(Request, token, lambda request: request.answer).answer
-    assert answer is not None
-    return answer
-
-
 def timeout_of(task: DesiredTask) -> int | None:
     return task.spec.timeout if task.spec is not None else None
 
@@ -175,7 +164,7 @@ def test_an_entry_that_is_added_is_there_and_one_that_is_taken_out_goes_after_a_
 def test_moving_things_around_in_a_set_file_writes_nothing(system: System, infra: Path) -> None:
     before = revs(system)
     write(infra / "taskset.yaml", "# a comment\n" + ROOT.replace("{timeout: 5s}", "{timeout: 5000ms}"))
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     assert changed(system, before) == set()
 
 
@@ -255,7 +244,7 @@ def test_inside_a_work_tree_refs_may_leave_the_path_and_without_one_they_may_not
     system.object(Source, "infra", lambda source: source.status == "ok")
     assert "outside the root" in desired(system, "tool").faults[0].message
     (system.home / "code" / ".git").mkdir()
-    assert ask(system, "source.sync").ok
+    assert system.request("source.sync", "infra").ok
     good = desired(system, "tool", lambda task: task.digest and not task.faults)
     write(system.home / "code" / "shared" / "tool" / "task.sh", "#!/bin/sh\necho edited\n")
     desired(system, "tool", lambda task: task.digest != good.digest)
@@ -313,7 +302,7 @@ def test_dev_mode_reads_a_working_copy_until_it_is_turned_off_also_over_a_restar
     write(copy / "tasks" / "local" / "task.sh", "#!/bin/sh\necho under work\n")
     before, good = revs(system), desired(system, "hello").digest
 
-    answer = ask(system, "source.dev", local_path=str(copy))
+    answer = system.request("source.dev", "infra", local_path=str(copy))
     assert answer.ok, answer.message
     assert system.object(Source, "infra").dev == str(copy)
     assert changed(system, before) == {"hello"}
@@ -325,20 +314,20 @@ def test_dev_mode_reads_a_working_copy_until_it_is_turned_off_also_over_a_restar
     again = system.object(Source, "infra", lambda now: now.status == "ok" and now.epoch != source.epoch)
     assert again.dev == str(copy) and desired(system, "hello").digest == edited.digest
 
-    assert ask(system, "source.dev", disable=True).ok
+    assert system.request("source.dev", "infra", disable=True).ok
     assert system.object(Source, "infra").dev == ""
     assert desired(system, "hello", lambda task: task.digest == good)
     assert changed(system, before) == {"hello"}
 
 
 def test_a_working_copy_that_is_not_there_is_refused_and_one_that_vanishes_keeps_what_was(system: System, infra: Path) -> None:
-    answer = ask(system, "source.dev", local_path=str(system.home / "nowhere"))
+    answer = system.request("source.dev", "infra", local_path=str(system.home / "nowhere"))
     assert not answer.ok and "clone the repository there" in answer.message
-    assert not ask(system, "source.dev", branch="main").ok
+    assert not system.request("source.dev", "infra", branch="main").ok
     copy = system.home / "copy"
     shutil.copytree(infra, copy)
     before = revs(system)
-    assert ask(system, "source.dev", local_path=str(copy)).ok
+    assert system.request("source.dev", "infra", local_path=str(copy)).ok
     copy.rename(system.home / "aside")
     system.object(Source, "infra", lambda source: source.status == "stale", SOON)
     (system.home / "aside").rename(copy)
@@ -347,7 +336,7 @@ def test_a_working_copy_that_is_not_there_is_refused_and_one_that_vanishes_keeps
     shutil.rmtree(copy)
     system.object(Source, "infra", lambda source: source.status == "stale", SOON)
     assert ids(system) == ALL and all(task.digest for task in system.objects(DesiredTask).values())
-    assert ask(system, "source.dev", disable=True).ok
+    assert system.request("source.dev", "infra", disable=True).ok
     system.object(Source, "infra", lambda source: source.status == "ok", SOON)
     wait_for(lambda: not any(task.faults for task in system.objects(DesiredTask).values()), "all are well", SOON)
 
@@ -364,7 +353,7 @@ def test_a_plain_folder_has_a_dev_mode_too(system: System) -> None:
     write(copy / "two" / "task.sh", "#!/bin/sh\necho under work\n")
     reader = system.reader()
     before = {key: reader.rev(DesiredTask, key) for key in ("infra/one", "infra/two")}
-    assert ask(system, "source.dev", local_path=str(copy)).ok
+    assert system.request("source.dev", "infra", local_path=str(copy)).ok
     assert reader.rev(DesiredTask, "infra/one") == before["infra/one"] and reader.rev(DesiredTask, "infra/two") != before["infra/two"]
 
 
@@ -372,7 +361,7 @@ def test_a_plain_folder_has_a_dev_mode_too(system: System) -> None:
 
 
 def planned(system: System, **args: object) -> Offer:
-    answer = ask(system, "source.plan", **args)
+    answer = system.request("source.plan", "infra", **args)
     assert answer.ok, answer.message
     return msgspec.json.decode(answer.message, type=Offer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.client
+import os
 import signal
 import socket
 import threading
@@ -13,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from tests.support.trigger_desk import Desk
 from tests.support.waiting import wait_for
 
-from dicode.messages.kinds import Delivery, Result, Route, Run
+from dicode.messages.kinds import Delivery, Result, Route, Run, Task
 from dicode.messages.task import Param, Trigger
-from dicode.trigger.webhook import BODY_MAX, INPUT_INLINE
+from dicode.process.blobs import Bundles
+from dicode.process.inputs import INLINE
+from dicode.trigger.webhook import BODY_MAX
 
 pytestmark = pytest.mark.process
 SECRET = b"s3cret-of-this-test"
@@ -116,10 +120,22 @@ def test_an_unauthorised_call_cannot_be_told_from_an_unknown_path(desk: Desk) ->
         sign(body + b"\n")["X-Hub-Signature-256"],
     ):
         assert desk.call("/hooks/signed", body, headers={"X-Hub-Signature-256": signature}) == unknown
+        assert desk.call("/hooks/signed", b"no json", headers={**JSON, "X-Hub-Signature-256": signature}) == unknown  # it was not parsed
     twice = f"POST /hooks/signed HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 8\r\nX-Hub-Signature-256: {good}\r\nX-Hub-Signature-256: {good}\r\n\r\n"
     assert desk.raw(twice.encode() + body).startswith(b"HTTP/1.1 404 ")
     assert runs(desk, "signed") == []
     assert desk.call("/hooks/signed?wait=false", body, headers=sign(body)).status == 202
+    desk.finish_next()
+
+
+def test_a_secret_may_name_whatever_a_task_knows(desk: Desk) -> None:
+    desk.register("paths", Trigger(webhook="/hooks/paths", webhook_secret="${TASK_DIR}:${TASK_SET_DIR}:${DATADIR}:${HOME}:${HOOK_SECRET}"))
+    task = desk.get(Task, "paths")
+    assert task is not None
+    desk.write((replace(task, set_dir="/sets/infra"), "paths"))
+    folder = Bundles(desk.settings.bundles, desk.settings.trees).unpack(task.digest)
+    secret = f"{folder}:/sets/infra:{desk.settings.data_dir}:{os.environ['HOME']}:{SECRET.decode()}".encode()
+    wait_for(lambda: desk.call("/hooks/paths?wait=false", b"x", headers=sign(b"x", secret)).status == 202, "it is served")
     desk.finish_next()
 
 
@@ -156,7 +172,7 @@ def test_a_chunked_body_is_held_to_the_same_limit(desk: Desk) -> None:
 
 
 def test_a_big_input_travels_as_a_file(desk: Desk) -> None:
-    for size, blob in ((INPUT_INLINE - 2, False), (INPUT_INLINE - 1, True)):
+    for size, blob in ((INLINE - 2, False), (INLINE - 1, True)):
         desk.call("/hooks/open?wait=false", b"x" * size, headers={"Content-Type": "text/plain"})
         assert bool(desk.finish_next().input_blob) is blob
 
@@ -172,6 +188,7 @@ HEAD = b"POST /hooks/open?wait=false HTTP/1.1\r\nHost: x\r\nConnection: close\r\
         (HEAD + b"Content-Length: -1\r\n\r\n", b"400"),
         (HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n", b"400"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n", b"400"),
+        (HEAD.replace(b"open?wait=false", b"none") + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"x" * (1 << 20) + b"\r\nx\r\n0\r\n\r\n", b"404"),
         (HEAD + b"Transfer-Encoding: gzip, chunked\r\nContent-Encoding: gzip\r\n\r\n0\r\n\r\n", b"415"),
         (HEAD + b"X-A: " + b"a" * (17 << 10) + b"\r\n\r\n", b"431"),
         (HEAD + b"X-A: " + b"a" * (1 << 20), b"431"),
@@ -202,10 +219,21 @@ def test_the_header_limits_are_exact(desk: Desk) -> None:
 
 def test_a_page_of_another_site_cannot_fire_an_open_hook(desk: Desk) -> None:
     host, port = desk.address
-    assert desk.call("/hooks/open?wait=false", headers={"Origin": "https://evil.example"}).status == 404
-    assert desk.call("/hooks/open?wait=false", headers={"Origin": "null"}).status == 404
-    assert desk.call("/hooks/open?wait=false", headers={"Origin": f"http://{host}:{port}"}).status == 202
-    desk.finish_next()
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"http://evil.example:{port}", "Host": f"evil.example:{port}"},  # a name of theirs that leads here
+        {"Sec-Fetch-Site": "cross-site"},  # as an image of their page is fetched
+        {"Origin": f"http://{host}:{port}", "Sec-Fetch-Site": "same-site"},
+    ):
+        assert desk.call("/hooks/open?wait=false", headers=headers).status == 404, headers
+    for headers in (
+        {"Origin": f"http://{host}:{port}", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": f"http://localhost:{port}", "Host": f"localhost:{port}"},
+        {"Host": "whatever.example"},  # a program says what it likes
+    ):
+        assert desk.call("/hooks/open?wait=false", headers=headers).status == 202, headers
+        desk.finish_next()
 
 
 def test_silent_and_slow_clients_do_not_keep_others_out(desk: Desk) -> None:
@@ -232,12 +260,22 @@ def test_a_request_must_be_whole_within_ten_seconds(desk: Desk) -> None:
 
 
 def test_a_hook_with_an_index_is_a_page_with_our_script_and_its_assets(desk: Desk) -> None:
-    files = {"index.html": b"<head><title>x", "app.css": b"p{}", "task.js": b"secret", "lib/a.mjs": b"1", ".env": b"secret", "note.md": b"secret"}
+    files = {
+        "index.html": b"<head><title>x",
+        "dicode.js": b"their own",
+        "app.css": b"p{}",
+        "task.js": b"secret",
+        "lib/a.mjs": b"1",
+        ".env": b"secret",
+        "note.md": b"secret",
+    }
     desk.register("page", Trigger(webhook="/hooks/page"), digest=desk.bundle(files))
     desk.serves("/hooks/page")
     page = desk.call("/hooks/page", method="GET")
-    assert page.status == 200 and b'<base href="/hooks/page/">' in page.body and b"/dicode.js" in page.body
-    assert desk.call("/dicode.js", method="GET").headers["content-type"].startswith("text/javascript")
+    assert page.status == 200 and b'<base href="./page/"><script src="./dicode.js">' in page.body
+    ours = desk.call("/dicode.js", method="GET")
+    assert ours.headers["content-type"].startswith("text/javascript")
+    assert desk.call("/hooks/page/dicode.js", method="GET").body == ours.body
     assert desk.call("/hooks/page/app.css", method="GET")[::2] == (200, b"p{}")
     assert desk.call("/hooks/page/lib/a.mjs", method="GET").status == 200
     for hidden in ("task.js", ".env", "note.md", "none.css", "../app.css", "%2e%2e/app.css", "lib/../app.css", "lib"):

@@ -158,6 +158,14 @@ def processes_of(data_dir: Path) -> list[int]:
     return found
 
 
+def program_of(pid: int) -> str:
+    """Its name; "" when it has ended since it was found."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """A store and one worker, shared by the tests that harm neither."""
@@ -382,7 +390,7 @@ def test_a_run_whose_worker_is_killed_is_lost_and_tried_again_once(own: Installa
         wait_for(lambda: list(read_log(run_log(own.settings.logs, run, 1))), "it is up")  # noqa: B023
     os.kill(own.get("Worker", "worker-1").pid, signal.SIGKILL)
     wait_for(
-        lambda: not [pid for pid in processes_of(own.settings.data_dir) if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"],
+        lambda: "sleep" not in map(program_of, processes_of(own.settings.data_dir)),
         "its tasks are dead",
         3,
     )

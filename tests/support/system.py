@@ -19,8 +19,9 @@ import pytest
 from tests.support import processes
 from tests.support.waiting import DEADLINE, wait_for
 
-from dicode.messages.commands import AnyCommand, Reply
-from dicode.messages.kinds import Kind
+from dicode.messages.commands import AnyCommand, Reply, Write, Written
+from dicode.messages.kinds import Answer, Kind, Request
+from dicode.process.mirror import put
 from dicode.store.read import Reader
 from dicode.wire.blocking import BlockingWire
 from dicode.wire.frames import endpoints
@@ -191,6 +192,14 @@ class System:
         if self._wire is None:
             self._wire = BlockingWire(*endpoints(self.data))
         return self._wire.ask(command, reply, deadline)
+
+    def request(self, verb: str, target: str, **args: object) -> Answer:
+        """What a Request is answered with."""
+        token = os.urandom(6).hex()
+        self.ask(Write(ops=(put(Request(token=token, verb=verb, target=target, args=args, who="test"), token),)), Written)
+        answer = self.object(Request, token, lambda request: request.answer).answer
+        assert answer is not None
+        return answer
 
     def said(self) -> str:
         """All that its processes have printed."""

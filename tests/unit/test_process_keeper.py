@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dicode.admin.entry import Usage, environment, help_of, parse, roles
-from dicode.process.keeper import BREATH, PAUSE_MAX, ROLES, pause, told_by
+from dicode.process.endings import told_by
+from dicode.process.keeper import BREATH, PAUSE_MAX, ROLES, pause
 from dicode.process.logs import Log, clean
 from dicode.process.role import explain
 

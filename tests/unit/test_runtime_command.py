@@ -56,7 +56,7 @@ def test_a_python_task_is_warm_unless_it_has_an_interpreter_of_its_own(tmp_path:
 def test_deno_is_granted_what_the_task_is_granted_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "task.mjs").touch()
     grants = Permissions(
-        net=("api.example.org:443",), run=("*",), sys=("hostname",), fs=(FsGrant(path="${HOME}/a,b", permission="rw"), FsGrant(path="/etc"))
+        net=("api.example.org:443",), run=("*",), sys=("hostname",), fs=(FsGrant(path="/srv/a,b", permission="rw"), FsGrant(path="/etc"))
     )
     launch = planned(tmp_path, "deno", permissions=grants, variables={"A": "1", "B": "2"}, socket=Path("/run/s"))
     assert [word for word in launch.argv if word.startswith("--allow")] == [

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from dicode.messages.task import EnvGrant, Param, Permissions, TaskSpec, Trigger
-from dicode.runtime.environment import Environment, build, expand, known, param_variable, state_folder
+from dicode.messages.task import EnvGrant, FsGrant, Param, Permissions, Runtime, TaskSpec, Trigger
+from dicode.runtime.command import CannotStart
+from dicode.runtime.environment import Environment, build, param_variable, state_folder
 from dicode.runtime.params import params_of
+from dicode.runtime.variables import filled
 
 HOST = {"PATH": "/bin", "HOME": "/root", "LANG": "de_DE.UTF-8", "TOKEN": "t", "EMPTY": "", "WITHHELD": "w", "DICODE_SECRET": "d"}
 ALWAYS = {"PATH": "/bin", "HOME": "/root", "LANG": "de_DE.UTF-8", "DICODE_TASK_ID": "a/b", "DICODE_STATE_DIR": "/state"}
@@ -17,7 +19,20 @@ ALWAYS = {"PATH": "/bin", "HOME": "/root", "LANG": "de_DE.UTF-8", "DICODE_TASK_I
 
 def built(*grants: EnvGrant, host: dict[str, str] = HOST, **more: Any) -> Environment:
     spec = TaskSpec(name="t", trigger=Trigger(manual=True), permissions=Permissions(env=grants))
-    return build(spec, host, task_id="a/b", task_dir=Path("/tree"), state_dir=Path("/state"), data_dir=Path("/data"), withheld=("WITHHELD",), **more)
+    return build(spec, host, task_id="a/b", state_dir=Path("/state"), withheld=("WITHHELD",), **more)
+
+
+def used(runtime: Runtime = "python", *, set_dir: str = "", given: tuple[str, ...] = (), **spec: Any) -> TaskSpec:
+    """The spec as a process of this runtime uses it."""
+    written = TaskSpec(name="t", trigger=Trigger(manual=True), **spec)
+    places = {"task_dir": Path("/tree"), "data_dir": Path("/data"), "set_dir": set_dir}
+    return filled(written, runtime, HOST, given=given, withheld=("WITHHELD",), **places)  # type: ignore[arg-type]
+
+
+def granted(*grants: EnvGrant, **more: Any) -> tuple[EnvGrant, ...]:
+    permissions = used(permissions=Permissions(env=grants), **more).permissions
+    assert permissions is not None and permissions.env is not None
+    return permissions.env
 
 
 def test_nothing_of_the_host_but_path_home_and_lang() -> None:
@@ -37,8 +52,6 @@ def test_nothing_of_the_host_but_path_home_and_lang() -> None:
         (EnvGrant(name="X", value="", from_="TOKEN"), {"X": "t"}),
         (EnvGrant(name="X", value="v", secret="s", from_="TOKEN"), {"X": "v"}),
         (EnvGrant(name="X", from_="env:TOKEN"), {"X": "t"}),
-        (EnvGrant(name="X", from_="${TOKEN}"), {}),
-        (EnvGrant(name="X", value="${TASK_DIR}/x:${DATADIR}:${HOME}:${TOKEN}:${NOPE}"), {"X": "/tree/x:/data:/root:${TOKEN}:${NOPE}"}),
         (EnvGrant(name="X", secret="s", optional=True), {"X": ""}),
         (EnvGrant(name="X", from_="task:vault", optional=True), {"X": ""}),
         (EnvGrant(name="WITHHELD"), {}),
@@ -52,17 +65,46 @@ def test_what_a_grant_gives(grant: EnvGrant, given: dict[str, str]) -> None:
     assert built(grant) == Environment(ALWAYS | given)
 
 
-@pytest.mark.parametrize(("set_dir", "seen"), [("/sets/infra", "/sets/infra/lib"), ("", "${TASK_SET_DIR}/lib")])
-def test_the_set_dir_is_known_in_a_task_set_and_nowhere_else(set_dir: str, seen: str) -> None:
-    assert built(EnvGrant(name="LIB", value="${TASK_SET_DIR}/lib"), set_dir=set_dir).variables["LIB"] == seen
-    spec = TaskSpec(name="t", trigger=Trigger(manual=True), params=(Param(name="lib", default="${TASK_SET_DIR}/lib"),))
-    assert params_of(spec, {}, known(Path("/tree"), Path("/data"), HOST, set_dir)) == {"lib": seen}
+def test_what_a_process_uses_has_its_variables_filled_in() -> None:
+    grants = granted(
+        EnvGrant(name="A", value="${TASK_DIR}/x:${DATADIR}:${HOME}:${TASK_SET_DIR}"), EnvGrant(name="B", from_="${TOKEN}"), set_dir="/sets/infra"
+    )
+    assert grants == (EnvGrant(name="A", value="/tree/x:/data:/root:/sets/infra"), EnvGrant(name="B", from_="t"))
+    lib = Param(name="lib", default="${TASK_SET_DIR}/lib")
+    assert params_of(used(set_dir="/sets/infra", params=(lib,)), {}) == {"lib": "/sets/infra/lib"}
+    paths = used("deno", permissions=Permissions(fs=(FsGrant(path="${TOKEN}/x"),))).permissions
+    assert paths is not None and paths.fs == (FsGrant(path="t/x"),)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"params": (Param(name="p", default="${TOKEN}"),)}, r"params\[p\].default: \${TOKEN} is unknown: here may stand TASK_DIR"),
+        ({"params": (Param(name="p", default="${TASK_SET_DIR}"),)}, r"\${TASK_SET_DIR} is known in a TaskSet only"),
+        ({"permissions": Permissions(env=(EnvGrant(name="X", value="${TOKEN}"),))}, r"permissions.env\[X\].value: \${TOKEN}"),
+        ({"permissions": Permissions(env=(EnvGrant(name="X", value="${NO}", optional=True),))}, r"permissions.env\[X\].value: \${NO}"),
+        ({"permissions": Permissions(env=(EnvGrant(name="X", secret="a/${NO}"),))}, r"X\].secret: \${NO} is not set where dicode runs: set it there"),
+        ({"permissions": Permissions(env=(EnvGrant(name="X", from_="${NO}"), EnvGrant(name="Y", from_="${NO2}")))}, r"\${NO} .*; .*\${NO2} "),
+        ({"permissions": Permissions(env=(EnvGrant(name="X", from_="${WITHHELD}"),))}, r"\${WITHHELD} is dicode's own and kept from tasks"),
+        ({"permissions": Permissions(fs=(FsGrant(path="${DICODE_SECRET}"),))}, r"permissions.fs\[0\].path: \${DICODE_SECRET} is dicode's own"),
+    ],
+)
+def test_no_process_starts_with_a_variable_that_nobody_knows(spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(CannotStart, match=f"^UnknownVariable: .*{words}"):
+        used("deno", **spec)
+
+
+def test_what_a_process_does_not_use_does_not_keep_it_from_starting() -> None:
+    used(params=(Param(name="p", default="${NO}"),), given=("p",))
+    used("python", permissions=Permissions(fs=(FsGrant(path="${NO}"),)))  # only deno is held to it
+    granted(EnvGrant(name="X", from_="${NO}", optional=True), EnvGrant(name="Y", secret="${NO}", optional=True))
+    granted(EnvGrant(name="X", value="v", secret="${NO}", from_="${NO}"))
 
 
 @pytest.mark.parametrize(
     ("grant", "words"),
     [
-        (EnvGrant(name="X", secret="slack/${TOKEN}"), "secret 'slack/t' for X is not set"),
+        (EnvGrant(name="X", secret="slack"), "secret 'slack' for X is not set"),
         (EnvGrant(name="X", from_="task:vault"), "X comes from the secret provider 'task:vault', which this release cannot ask"),
     ],
 )
@@ -77,10 +119,6 @@ def test_params_and_our_own_variables_win_over_everything() -> None:
 
 def test_a_name_fits_a_shell() -> None:
     assert param_variable("größe.x") == "DICODE_PARAM_GR_SSE_X"
-
-
-def test_only_braces_expand() -> None:
-    assert expand("$A ${A} ${B} $$ ${", {"A": "1"}, {"B": "2", "A": "no"}) == "$A 1 2 $$ ${"
 
 
 def test_the_state_of_a_task_does_not_lie_in_that_of_another() -> None:

@@ -102,6 +102,8 @@ def test_data_of_an_output_is_the_result_in_place_of_the_return_value() -> None:
         ("return", {"value": 3}, "value must be text"),
         ("output", {"content_type": "x", "content": "???"}, "output: content is not base64"),
         ("kv.get", {}, "key must be text"),
+        ("return", {"value": "\ud800"}, "value holds half a character (a lone surrogate)"),
+        ("output", {"content_type": "x", "content": "", "data": "\udfff"}, "the result holds half a character (a lone surrogate)"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_words(method: str, args: dict[str, Any], words: str) -> None:
@@ -128,3 +130,28 @@ def test_values_are_kept_from_run_to_run_up_to_a_size(tmp_path: Path) -> None:
         answer = asked(first, "kv.set", key=str(number), value="x" * 1_000_000)
     assert f"{FILE_MAX} are allowed" in answer
     assert asked(first, "kv.list", prefix="") == ["0", "1", "2", "3", "m"]
+
+
+def test_a_value_of_none_can_be_deleted(tmp_path: Path) -> None:
+    conversation = open_to(desk(tmp_path / "kv"))
+    asked(conversation, "kv.set", key="n", value=None)
+    asked(conversation, "kv.delete", key="n")
+    assert asked(conversation, "kv.list", prefix="") == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_values_that_cannot_be_read_are_refused_and_left_as_they_are(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "kv").write_bytes(content)
+    conversation = open_to(desk(tmp_path / "kv"))
+    for method, args in (("kv.get", {}), ("kv.set", {"value": 1}), ("kv.delete", {})):
+        assert "mend it, or remove it" in asked(conversation, method, key="a", **args)
+    assert (tmp_path / "kv").read_bytes() == content
+
+
+def test_json_of_any_depth_is_answered_or_hung_up_on(tmp_path: Path) -> None:
+    for depth in range(900, 1000):
+        conversation = open_to(desk(tmp_path / "kv"))
+        body = b'{"method": "kv.set", "args": {"key": "a", "value": ' + b"[" * depth + b"]" * depth + b"}}"
+        with contextlib.suppress(Hangup):
+            (answer,) = unpacked(conversation.feed(struct.pack("<I", len(body)) + body))
+            assert answer.keys() & {"result", "error"}

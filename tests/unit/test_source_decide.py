@@ -25,6 +25,7 @@ from dicode.source.decide import (
     wanted_sources,
 )
 from dicode.source.state import ALL, Burst, Known, Reading, Territory, Touched
+from dicode.source.writing import made_of
 from dicode.spec.removal import HELD, TWICE
 from dicode.spec.resolve import Resolved
 
@@ -309,7 +310,17 @@ def test_every_vector_of_commits_is_kept_once_the_newest_first_and_twenty_at_mos
             source = source_now(source, View(True, 1, vector={"": f"c{number}"}), number)
     assert [each.revisions[""] for each in source.resolutions] == [f"c{number}" for number in range(29, 9, -1)]
     assert source.resolutions[0].at == 29
-    assert source_now(source, View(True, 1), 99).resolutions == source.resolutions
+    assert source_now(source, View(False, 1), 99).resolutions == source.resolutions, "not read yet: nobody knows"
+
+
+def test_a_time_in_a_working_copy_is_no_time_at_the_commit_before() -> None:
+    at_home = View(True, 1, vector={"": "c1"})
+    source = source_now(SOURCE, at_home, 1)
+    away = source_now(source_now(source, View(True, 1), 2), View(True, 1), 3)
+    back = source_now(away, at_home, 4)
+    assert [(each.at, each.revisions) for each in back.resolutions] == [(4, {"": "c1"}), (2, {}), (1, {"": "c1"})]
+    assert [made_of(source, away), made_of(away, back)] == ["", "now at s@c1"]
+    assert source_now(SOURCE, View(True, 1), 1).resolutions == (), "a folder is at no commit, ever"
 
 
 def test_polls_without_news_are_written_once_a_minute() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dicode.messages.kinds import ConfigSource, Credential
-from dicode.spec.access import Rules, matching, repo_of_ref, repo_of_source, rules_of
+from dicode.spec.access import Rules, matching, place_of_repo, repo_of_ref, repo_of_source, rules_of
 from dicode.spec.taskset import Ref
 from dicode.spec.trees import Repo
 
@@ -124,3 +124,40 @@ def test_the_auth_of_a_source_goes_before_credentials() -> None:
     own = ConfigSource(name="s", type="git", url="https://h/x", auth={"token_env": "OWN"})
     assert repo_of_source(own, credentials).token_env == "OWN"
     assert repo_of_source(ConfigSource(name="s", type="git", url="https://h/x"), credentials).token_env == "OTHER"
+
+
+# ── one repository in many spellings ──
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://h/acme/x.git", "https://h/acme/x/", "HTTPS://H/acme/x.git/", "https://h:443/acme/x", "https://h./acme/x", "http://h/acme/x"]
+    + ["https://me@h/acme/x", "ssh://git@h/acme/x.git", "ssh://git@h:22/acme/x", "git@h:acme/x.git", "git@H:/acme/x"],
+)
+def test_a_repository_is_one_place_however_it_is_spelled_and_reached(url: str) -> None:
+    assert place_of_repo(Repo(url, token_env="T", trusted=True)) == place_of_repo(Repo("https://h/acme/x"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Repo("https://h/acme/x"), Repo("https://h/acme/y")),
+        (Repo("https://h/acme/x"), Repo("https://h/Acme/x")),
+        (Repo("https://h/acme/x"), Repo("https://h.evil/acme/x")),
+        (Repo("http://127.0.0.1:1/x"), Repo("http://127.0.0.1:2/x")),
+        (Repo("https://h:8443/x"), Repo("https://h/x")),
+        (Repo("/srv/x"), Repo("/srv/x.git")),
+        (Repo("https://srv/x"), Repo("/srv/x")),
+        (Repo("https://h/x"), Repo("https://h/x", ref="dev")),
+        (Repo("https://h/x", "branch", "v1"), Repo("https://h/x", "tag", "v1")),
+    ],
+)
+def test_what_may_be_another_repository_or_another_state_of_it_is_another_place(one: Repo, other: Repo) -> None:
+    assert place_of_repo(one) != place_of_repo(other)
+
+
+def test_a_source_knows_which_repository_it_is_also_as_a_working_copy() -> None:
+    own = ConfigSource(name="s", type="git", url="https://h/x.git", branch="dev")
+    assert rules_of(own, ()).home == place_of_repo(Repo("git@h:x", "branch", "dev"))
+    assert rules_of(ConfigSource(name="s", type="local", path="/copy", url="https://h/x.git", branch="dev"), ()).home == rules_of(own, ()).home
+    assert rules_of(ConfigSource(name="s", path="/srv/tasks"), ()).home == ""

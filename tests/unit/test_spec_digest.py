@@ -157,4 +157,7 @@ def test_a_bad_id_is_a_fault_of_the_task() -> None:
 def test_a_script_may_be_a_link_to_a_file_of_the_folder() -> None:
     assert resolved(FolderFile("task.py", "l", b"src/main.py"), FolderFile("src/main.py", "-", b"")).script == "task.py"
     assert resolved(FolderFile("task", "l", b"bin/run"), FolderFile("bin/run", "x", b"")).runtime == "shell"
-    assert "script is missing" in faults(FolderFile("task.yaml", "-", YAML), FolderFile("task.py", "l", b"gone.py"))[0]
+    way = FolderFile("task.py", "l", b"src/now"), FolderFile("src/now", "l", b"v2/main.py"), FolderFile("src/v2/main.py", "-", b"")
+    assert resolved(*way).script == "task.py"
+    for lost in (FolderFile("task.py", "l", b"gone.py"), FolderFile("task.py", "l", b"task.py")):
+        assert "script is missing" in faults(FolderFile("task.yaml", "-", YAML), lost)[0]

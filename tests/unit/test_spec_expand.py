@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from dicode.messages.fault import Fault
 from dicode.messages.kinds import Credential
 from dicode.spec import expand as module
-from dicode.spec.access import Rules
+from dicode.spec.access import Rules, place_of_repo
 from dicode.spec.digest import spec_json
 from dicode.spec.expand import Away, Expansion, Leaf, Memo, Nothing, Seen, SetAt, TaskAt, changes, expand, name_of, told
 from dicode.spec.folder import Folder, FolderFile
 from dicode.spec.names import MAX_SEGMENTS
-from dicode.spec.resolve import Resolved, resolve_leaf, want_of
+from dicode.spec.resolve import MAX_SPEC, Resolved, resolve_leaf, want_of
 from dicode.spec.taskset import parse_set
-from dicode.spec.trees import At, Want
+from dicode.spec.trees import At, Repo, Want
 
 ROOT = At("", "")
 TASK = b"kind: Task\nname: T\ntrigger: {manual: true}\n"
@@ -127,6 +127,15 @@ def test_a_ref_into_a_repository_makes_a_tree_of_its_own_and_stays_there() -> No
     assert "outside the repository" in shown(found.faults["s/f"])[0]
 
 
+def test_what_a_repository_names_is_not_obeyed_even_on_the_host_of_the_source() -> None:
+    trees = Trees({"taskset.yaml": "  entries: {n: {ref: {url: 'https://h/r', path: n}}}"})
+    rules = Rules(named=("https://h/",), credentials=(Credential(match="https://h/third", token_env="C"),))
+    (key,) = expanded(trees, rules=rules).repos
+    trees.put("n/taskset.yaml", "  entries: {a: {ref: {url: 'https://h/other'}}, b: {ref: {url: 'https://h/third'}}}", key)
+    trusted = {repo.url: repo.trusted for repo in expanded(trees, rules=rules).repos.values()}
+    assert trusted == {"https://h/r": True, "https://h/other": False, "https://h/third": True}
+
+
 def test_of_two_who_poll_the_same_repository_the_more_impatient_counts() -> None:
     entries = ", ".join(f"e{n}: {{ref: {{url: 'https://h/r', path: x, poll_interval: {each}}}}}" for n, each in enumerate(("1m", "0", "5s")))
     (interval,) = expanded(Trees({"taskset.yaml": f"  entries: {{{entries}}}"})).polls.values()
@@ -224,16 +233,17 @@ def test_layers_come_from_the_defaults_of_the_own_set_to_the_leaf() -> None:
     [
         ("{timeout: 5s}", "s/n", "taskset.yaml:4:40: 'timeout' has no meaning for a TaskSet: name the task it is for under entries"),
         ("{entries: {depoy: {}}}", "s/n", "taskset.yaml:4:50: the TaskSet has no entry 'depoy', did you mean 'deploy'?"),
-        ("{entries: {zzz: {enabled: false}}}", "s/n", "taskset.yaml:4:50: the TaskSet has no entry 'zzz'; there are deploy, m"),
+        ("{entries: {zzz: {enabled: false}}}", "s/n", "taskset.yaml:4:50: the TaskSet has no entry 'zzz'; there are deploy, m, own"),
         ("{entries: {deploy: {entries: {}}}}", "s/n/deploy", "taskset.yaml:4:59: 'entries' has no meaning here"),
         ("{entries: {m: {net: []}}}", "s/n/m", "taskset.yaml:4:54: 'net' has no meaning for a TaskSet"),
         ("{entries: {m: {entries: {x: {}}}}}", "s/n/m", "taskset.yaml:4:64: the TaskSet has no entry 'x'"),
+        ("{entries: {own: {entries: {x: {}}}}}", "s/n/own", "taskset.yaml:4:66: the TaskSet has no entry 'x'"),
     ],
 )
 def test_what_a_patch_may_not_say_is_a_fault_of_the_entry_it_is_for(overrides: str, id: str, said: str) -> None:
     files = {
         "taskset.yaml": f"  entries:\n    n: {{ref: {{path: n}}, overrides:    {overrides}}}\n    good: {{ref: {{path: x}}}}",
-        "n/taskset.yaml": "  entries: {deploy: {ref: {path: ../x}}, m: {ref: {path: ../m}}}",
+        "n/taskset.yaml": "  entries: {deploy: {ref: {path: ../x}}, m: {ref: {path: ../m}}, own: {ref: {path: ../m}, overrides: {entries: {t: {}}}}}",
         "m/taskset.yaml": "  entries: {t: {ref: {path: ../x}}}",
         "x": None,
     }
@@ -269,6 +279,58 @@ def test_a_set_that_leads_back_to_itself_is_the_fault_of_the_entry_that_closes_t
     assert "cycle" in said
 
 
+def over_two(a_says: str, b_says: str, **options: Any) -> Expansion:
+    """A source at https://h/a and a repository https://h/b; each has a set with a task and one entry `on` that says this.
+
+    Whatever an entry leads to stands under each key that an expansion asks for, as it would be fetched.
+    """
+    texts = {
+        "a": f"  entries:\n    t: {{ref: {{path: x}}}}\n    on: {{ref: {a_says}}}",
+        "b": f"  entries:\n    t: {{ref: {{path: x}}}}\n    on: {{ref: {b_says}}}",
+    }
+    trees = Trees({"taskset.yaml": texts["a"], "x": None})
+    known: set[str] = set()
+    while True:
+        found = expanded(trees, rules=Rules(home=place_of_repo(Repo("https://h/a")), named=("https://h/",)), **options)
+        new = found.repos.keys() - known
+        if not new:
+            return found
+        for key in new:
+            name = place_of_repo(found.repos[key]).partition("#")[0].rpartition("/")[2]
+            trees.put("taskset.yaml", texts[name], key)
+            trees.put("x", None, key)
+        known |= new
+
+
+@pytest.mark.parametrize("url", ["https://h/a", "https://h/a.git", "https://h/a/", "https://H:443/a", "git@h:a.git", "ssh://git@h/a"])
+@pytest.mark.parametrize("dev", [False, True])
+def test_a_set_that_refers_to_its_own_repository_by_url_is_a_cycle_at_once(url: str, dev: bool) -> None:
+    found = over_two(f"{{url: '{url}'}}", "{path: nowhere}", dev=dev)
+    assert set(found.leaves) == {"s/t"}, "no task is there twice"
+    assert list(found.faults) == ["s/on"] and "cycle" in str(found.faults["s/on"][0])
+    assert over_two(f"{{url: '{url}', branch: other}}", "{path: nowhere}", dev=dev).leaves.keys() == {"s/t", "s/on/t"}, (
+        "another branch is another set"
+    )
+
+
+@pytest.mark.parametrize("back", ["https://h/a", "https://H/a.git", "git@h:a"])
+def test_a_cycle_over_two_repositories_is_the_fault_of_the_entry_that_leads_back(back: str) -> None:
+    found = over_two("{url: 'https://h/b.git'}", f"{{url: '{back}'}}")
+    assert set(found.leaves) == {"s/t", "s/on/t"}
+    assert list(found.faults) == ["s/on/on"] and "cycle" in str(found.faults["s/on/on"][0])
+
+
+def test_of_its_own_repository_a_set_may_name_other_folders() -> None:
+    trees = Trees({"taskset.yaml": "  entries: {n: {ref: {url: 'https://h/a', path: n}}}"})
+    rules = Rules(home=place_of_repo(Repo("https://h/a")))
+    (key,) = expanded(trees, rules=rules).repos
+    trees.put("n/taskset.yaml", "  entries: {t: {ref: {path: ../x}}, up: {ref: {path: ..}}}", key)
+    trees.put("taskset.yaml", "  entries: {}", key)
+    trees.put("x", None, key)
+    found = expanded(trees, rules=rules)
+    assert (set(found.leaves), list(found.faults)) == ({"s/n/t"}, ["s/n/up"])
+
+
 def _chain(length: int) -> dict[str, str | None]:
     """The root and below it sets, one in another; the last has a task."""
     inner = {f"n{n}/taskset.yaml": f"  entries:\n    k: {{ref: {{path: ../n{n + 1}}}}}" for n in range(1, length)}
@@ -298,7 +360,18 @@ def test_sets_that_refer_to_each_other_twice_do_not_grow_for_ever() -> None:
     trees = Trees(files | {"n14/taskset.yaml": "  entries: {t: {ref: {path: ../x}}}"})
     found = expanded(trees)
     assert (found.leaves, list(found.faults)) == ({}, [""])
-    assert "more than 20,000 tasks" in str(found.faults[""][0])
+    assert shown(found.faults[""]) == ["taskset.yaml:1:1: leads to more than 20,000 tasks: split it into several sources"]
+    assert len(trees.asked) < 3 * module.MAX_VISITS
+
+
+def test_nor_do_those_that_hold_no_task_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_VISITS", 2_000)  # the rule, not the time of 60,000
+    files: dict[str, str | None] = {"n4/taskset.yaml": "  entries: {}"}
+    for n in range(4):
+        entries = ", ".join(f"e{k}: {{ref: {{path: {'../' if n else ''}n{n + 1}}}}}" for k in range(10))
+        files[f"n{n}/taskset.yaml" if n else "taskset.yaml"] = f"  entries: {{{entries}}}"
+    trees = Trees(files)
+    assert list(expanded(trees).faults) == [""]
     assert len(trees.asked) < 3 * module.MAX_VISITS
 
 
@@ -351,6 +424,13 @@ def test_what_is_wrong_stands_in_the_file_that_says_it(yaml: bytes, entry: str, 
     assert shown(found)[0].startswith(said)
 
 
+def test_what_is_wrong_with_the_folder_is_wrong_with_the_task() -> None:
+    for read, entry in ((folder(), "{ref: {path: x}}"), (folder(b"", k__py=""), INLINE % "")):
+        found = resolve_leaf(leaf_of(entry), read._replace(faults=(Fault("/w/t/out", 1, 1, "leaves the folder"),)))
+        assert not isinstance(found, Resolved)
+        assert "leaves the folder" in found[0].message
+
+
 INLINE = "{inline: {name: X, trigger: {manual: true}%s}}"
 
 
@@ -361,6 +441,19 @@ def test_an_inline_task_asks_for_its_own_files_and_says_where_an_include_is_wron
     found = resolve_leaf(leaf, Folder("/w", (FolderFile("k.py", "-", b""),), (fault,)))
     assert not isinstance(found, Resolved)
     assert shown(found) == ["taskset.yaml:5:67: include ../up: leaves the root /w"]
+
+
+def test_a_task_that_is_too_long_for_a_message_is_a_fault_of_its_entry() -> None:
+    def found(size: int) -> Resolved | tuple[Fault, ...]:
+        return resolve_leaf(leaf_of(INLINE % f", description: {'x' * size}"), folder(b"", k__py=""))
+
+    one = found(1)
+    assert isinstance(one, Resolved)
+    most = MAX_SPEC - len(one.spec_json) + 1
+    assert isinstance(found(most), Resolved)
+    refused = found(most + 1)
+    assert not isinstance(refused, Resolved)
+    assert shown(refused)[0].startswith("taskset.yaml:5:52: the resolved spec has 262,145 bytes, most of them in 'description'")
 
 
 def test_the_script_of_an_inline_task_is_called_by_its_key_or_task() -> None:

@@ -140,3 +140,23 @@ def test_every_task_that_can_start_itself_again_is_in_a_cycle_that_is_told(drawn
         assert all(other in starts[id] for id, other in zip(way, (*way[1:], way[0]), strict=True))
     in_a_cycle = {id for id in starts if id in reach[id]}
     assert {id for way in ways for id in way} == in_a_cycle
+
+
+# ── secrets of webhooks ──
+
+
+def test_a_secret_that_is_not_set_is_an_error_and_nothing_moves() -> None:
+    hook = offered("hook", webhook="/hooks/x", webhook_secret="${HOOK_KEY}")
+    here = world()
+    found = plan(offer_of([hook], {}, host=()), INFRA, here)
+    assert [(each.id, each.file) for each in found.errors] == [("hook", "/src/hook")] and "${HOOK_KEY}" in found.errors[0].message
+    assert found.added == ()
+    assert plan(offer_of([hook], {}, host={"HOOK_KEY"}), INFRA, here).added == ("hook",)
+
+
+def test_the_folder_of_the_set_is_known_to_a_task_of_a_taskset_and_to_no_other() -> None:
+    hook = offered("hook", webhook="/hooks/x", webhook_secret="${TASK_SET_DIR}")
+    alone = told(world(), hook)
+    assert (alone.added, [each.id for each in alone.errors]) == ((), ["hook"]) and "TaskSet only" in alone.errors[0].message
+    in_a_set = told(world(), msgspec.structs.replace(hook, set_dir="/src"))
+    assert (in_a_set.added, in_a_set.errors) == (("hook",), ())

@@ -87,7 +87,7 @@ def test_what_concerns_all_entries_is_wrong_with_the_file(text: str, said: str) 
         ("e: {ref: {url: 'ext::sh -c x', path: a}}", "3:14 'url' must be like"),
         ("e: {ref: {url: 'git@-oProxyCommand=x:y', path: a}}", "3:14 'url' must be like"),
         ("e: {ref: {url: 'https://h/a/../b', path: a}}", "3:14 'url' must be like"),
-        ("e: {ref: {url: 'https://me:pw@h/a', path: a}}", "3:14 'url' holds a user or password"),
+        ("e: {ref: {url: 'https://me:pw@h/a', path: a}}", "3:14 'url' holds a user, a password or a query"),
         ("e: {ref: {url: 'https://h/a', branch: '-x'}}", "3:34 'branch' must be the name of a branch, not -x"),
         ("e: {ref: {url: 'https://h/a', branch: 'a..b'}}", "3:34 'branch' must be"),
         ("e: {ref: {url: 'https://h/a', auth: {}}}", "3:34 'token_env' is missing"),

@@ -193,7 +193,7 @@ def test_host_variables_stand_only_where_they_may() -> None:
         params=(Param(name="p", default="/t:${H}"),),
         permissions=Permissions(env=(EnvGrant(name="A", value="${H}", from_="host", secret="host"),), fs=(FsGrant(path="host//t"),), net=()),
     )
-    assert set(found.unknown) == {("params[p].default", "H"), ("permissions.env[A].value", "H")}
+    assert {(use.place.field, use.variable) for use in found.unknown} == {("params[p].default", "H"), ("permissions.env[A].value", "H")}
 
 
 def test_a_spec_without_variables_is_the_same_spec() -> None:

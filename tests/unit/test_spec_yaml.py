@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dicode.spec import yaml
@@ -177,6 +177,7 @@ _SNIPPETS = st.lists(
 
 
 @given(_SNIPPETS.map("".join))
+@example("[\u2028|")  # a line to YAML, none to us
 def test_anything_that_looks_like_yaml_gives_a_document(text: str) -> None:
     document = read(text)
     assert document.root is None or not document.faults

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import apsw
 import pytest
@@ -119,3 +121,12 @@ def test_without_a_good_copy_there_is_room_for_an_empty_one(desk: Desk, file: Pa
     assert not file.exists()
     desk.restart()
     assert desk.list("Task").changes == ()
+
+
+def test_a_copy_never_takes_the_last_room_of_a_disk(desk: Desk, file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.put(task("a"), "a")
+    copy(file, folder, START)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * file.stat().st_size))
+    with pytest.raises(OSError, match="less room"):
+        copy(file, folder, later(10))
+    assert len(newest_first(folder)) == 1

@@ -37,10 +37,10 @@ from dicode.messages.commands import (
     Write,
     Written,
 )
-from dicode.messages.kinds import Answer, Config, ConfigSource, Event, Request, Result, Run, RunTrigger, Source, Task
+from dicode.messages.kinds import Answer, Config, ConfigSource, Delivery, Event, History, Request, Result, Run, RunTrigger, Source, Task
 from dicode.messages.task import Retry, Trigger
 from dicode.spec.runs import WAITING_MAX, run_id
-from dicode.store.engine import MAX_OBJECT, TOMBSTONES, Engine, Moment
+from dicode.store.engine import MAX_OBJECT, MAX_RUN, TOMBSTONES, Engine, Moment
 from dicode.store.service import Asked
 from dicode.store.sqlite import Sqlite
 from dicode.wire.frames import MAX_FRAME, encode
@@ -490,6 +490,23 @@ class TestFinish:
         found = desk.run("r1")
         assert found.status == "succeeded" and found.result is None and "too big" in found.error
 
+    def test_the_biggest_run_lives_through_everything_that_may_happen_to_it(self, desk: Desk) -> None:
+        desk.register("a", retry=Retry(attempts=2, backoff=0))
+        room = MAX_RUN - len(encode(run("r", params={"x": ""}, digest="d1"))) - 200
+        refused = desk.enqueue(run("too big", params={"x": "y" * MAX_RUN}))
+        assert isinstance(refused, Failed) and "put the input into a file" in refused.message
+        assert isinstance(desk.enqueue(run("r", params={"x": "y" * room})), Enqueued)
+        desk.claim("t1", worker="w" * 60)
+        desk.wait(60_000)
+        desk.expire()  # lost, and queued again
+        again = desk.claim("t2", worker="w" * 60)[0]
+        desk.finish(again, "failed", error="e" * 500_000)
+        assert len(desk.run("r").error) < 10_000
+        last = desk.claim("t3")[0]
+        desk.ask(Cancel(run="r", who="ann" * 10_000), Found)
+        assert desk.finish(last, "failed").status == "cancelled"
+        assert all(len(change.body or b"") <= MAX_OBJECT for change in desk.list("Run").changes)
+
 
 class TestRunLeases:
     def test_what_is_renewed_stays(self, desk: Desk) -> None:
@@ -672,3 +689,39 @@ class TestTidying:
         desk.wait(2)
         desk.tidy()
         assert [change.key for change in desk.list("Request").changes] == ["t1"]
+
+    def test_deliveries_are_kept_for_three_days(self, desk: Desk) -> None:
+        for number in range(3):
+            desk.put(Delivery(task="a", id=str(number)), f"a:{number}")
+            desk.wait(36 * 3_600_000)
+        desk.tidy()
+        assert [change.key for change in desk.list("Delivery").changes] == ["a:1", "a:2"]
+
+    def test_the_history_of_a_task_that_never_was_goes_as_its_runs_would(self, desk: Desk) -> None:
+        desk.put(Config(retention_runs=1000), "dicode.yaml")
+        desk.register("here")
+        for name in ("here", "gone"):
+            desk.put(History(task=name), name)
+        for age, kept in ((1000, {"here", "gone"}), (1, {"here"})):
+            desk.wait(age)
+            desk.tidy()
+            assert {change.key for change in desk.list("History").changes} == kept
+
+    def test_the_history_of_a_removed_task_outlives_it_by_a_day_however_old_it_is(self, desk: Desk) -> None:
+        desk.put(Config(retention_runs=1000), "dicode.yaml")
+        desk.register("a")
+        desk.put(History(task="a"), "a")
+        desk.wait(1001)
+        desk.ask(Write(ops=(Delete("Task", "a"),)), Written)
+        desk.tidy()
+        assert [change.key for change in desk.list("History").changes] == ["a"]
+        desk.wait(86_400_001)
+        desk.tidy()
+        desk.tidy()
+        assert desk.list("History").changes == () or desk.list("History").changes[0].body is None
+
+    def test_a_request_nobody_can_read_goes_too(self, desk: Desk) -> None:
+        desk.ask(Write(ops=(Put("Request", "t", b"of another release"),)), Written)
+        desk.wait(86_400_001)
+        desk.tidy()
+        assert desk.list("Request").changes == ()

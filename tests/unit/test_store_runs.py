@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +15,8 @@ from dicode.messages.kinds import ENDED, Run, RunStatus, RunTrigger
 from dicode.messages.task import Trigger
 from dicode.spec import runs
 
-STATUSES: tuple[RunStatus, ...] = ("queued", "running", "succeeded", "failed", "timed_out", "cancelled", "lost", "skipped")
-ENDS: tuple[RunStatus, ...] = ("succeeded", "failed", "timed_out", "cancelled", "lost")
+STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
+ENDS: tuple[RunStatus, ...] = tuple(runs.TOLD)
 RUN = Run(id="r", task="a", trigger=RunTrigger(type="manual"))
 
 
@@ -38,11 +41,11 @@ def test_an_attempt_ends_in_an_end_or_in_the_next_attempt(status: RunStatus, att
     after = runs.ended(run, status, 1000)
     assert after.fence == 7
     if after.status == "queued":
-        assert after.attempt == attempt + 1 <= attempts and not cancel and status in runs.RETRIED
+        assert after.attempt == attempt + 1 <= attempts and not cancel and runs.TOLD[status] in runs.BAD
         assert after.due >= 1000 and after.worker == "" and not after.finished
     else:
         assert after.status in ENDED and after.finished == 1000 and after.attempt == attempt
-        assert after.status == ("cancelled" if cancel and status in runs.RETRIED else status)
+        assert after.status == ("cancelled" if cancel and runs.TOLD[status] in runs.BAD else status)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +115,17 @@ def test_a_claim_of_a_retry_forgets_what_the_last_attempt_left() -> None:
     failed = runs.ended(a_run(status="running", attempts=2), "failed", 10, exit_code=3, error="boom")
     again = runs.started(failed, "w2", 9, 20)
     assert (again.status, again.exit_code, again.error, again.started, again.fence, again.worker) == ("running", None, "", 20, 9, "w2")
+
+
+# --- the table
+
+
+def test_every_status_has_its_row_or_is_an_end_and_can_be_reached() -> None:
+    assert set(STATUSES) == set(runs.TABLE) | ENDED and not set(runs.TABLE) & ENDED
+    assert {to for moves in (runs.BEGINS, *runs.TABLE.values()) for to in moves.values()} == set(STATUSES)
+    assert {told: runs.TABLE["running"][cue] for told, cue in runs.TOLD.items()} == {told: told for told in runs.TOLD}
+
+
+def test_the_diagram_of_a_run_in_the_docs_is_the_table() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "states" / "run.md"
+    assert docs.read_text() == runs.page(), "run: python -m dicode.spec.runs > docs/states/run.md"

@@ -58,7 +58,7 @@ def test_a_stdout_that_is_no_pipe_is_left_alone() -> None:
 def test_a_log_that_cannot_be_opened_does_not_stop_the_daemon(tmp_path: Path) -> None:
     ours, theirs = pipe()
     outputs = Outputs()
-    outputs.follow("l", tmp_path / "missing" / "log", {"o": ours})
+    outputs.follow("l", tmp_path / "missing" / "too" / "log", {"o": ours})
     os.set_blocking(theirs, True)
     for _ in range(8):
         os.write(theirs, b"x" * 65_536)  # would block for ever if nobody read

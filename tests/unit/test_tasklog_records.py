@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,34 @@ def test_a_daemons_log_turns_and_keeps_one_old_file(tmp_path: Path) -> None:
     kept = texts(Path(f"{path}.1")) + texts(path)
     assert kept == [f"line {number}" for number in range(20 - len(kept), 20)]
     assert 2 <= len(kept) <= 18
+
+
+def test_a_daemons_log_that_somebody_removes_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "daemon"
+    folder.mkdir(parents=True)
+    log = LogWriter(folder / "log", cap=60, rotate=True)
+    (folder / "log").unlink()
+    log.write("o", b"x" * 60 + b"\nafter\n")
+    assert texts(folder / "log") == ["after"]
+    shutil.rmtree(folder)
+    log.write("o", b"x" * 60 + b"\nback\n")
+    assert texts(folder / "log") == ["back"]
+    shutil.rmtree(tmp_path / "logs")
+    for _ in range(10):
+        log.write("o", b"x" * 60 + b"\n")  # nowhere to go: what is printed is lost, and takes no room
+    log.close()
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_record_of_which_the_disk_took_a_part_does_not_spoil_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LogWriter(tmp_path / "log")
+    with monkeypatch.context() as patched:
+        whole = os.write
+        patched.setattr(os, "write", lambda fd, data: whole(fd, data[: len(data) // 2]))
+        log.write("o", b"cut off\n")
+    log.write("o", b"whole\n")
+    log.close()
+    assert texts(tmp_path / "log")[-1] == "whole"
 
 
 def test_a_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:

@@ -228,6 +228,13 @@ def test_a_push_concerns_every_source_of_that_url_and_every_taskset_that_draws_f
     assert concerns(git(), "refs/tags/v2.1", [git(), wide]) and not concerns(git(), "refs/heads/v2", [git(), wide])
 
 
+def test_a_push_to_a_repository_that_the_set_of_a_source_draws_from_may_come_to_its_hook() -> None:
+    drawn = (Repo("https://other.example/lib", "branch", "release"), Repo("https://other.example/tools", "semver", "^2"))
+    fleet = git("fleet", revisions=drawn)
+    assert concerns(fleet, "refs/heads/release", [fleet]) and concerns(fleet, "refs/tags/v2.1", [fleet])
+    assert not concerns(fleet, "refs/heads/releases", [fleet]) and not concerns(git(), "refs/heads/release", [git(), fleet])
+
+
 # ── what comes of it ──
 
 

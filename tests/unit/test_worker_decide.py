@@ -7,7 +7,7 @@ import pytest
 from dicode.messages.commands import Held
 from dicode.messages.kinds import Config, Run, RunTrigger
 from dicode.messages.task import Docker, Runtime, TaskSpec, Trigger
-from dicode.worker.decide import Ended, Returned, Verdict, judge, slots, timeout, words_of
+from dicode.worker.decide import Ended, Returned, Verdict, judge, slots, timeout
 from dicode.worker.state import Holdings
 
 MANUAL = Trigger(manual=True)
@@ -58,10 +58,6 @@ def test_what_an_end_means(ended: Ended, returned: Returned, verdict: Verdict) -
 @pytest.mark.parametrize("text", [b"nonsense", b"NaN", b'{"a": Infinity}', b"{", b"\xff", b"[" * 8_000])
 def test_a_result_that_is_no_json_fails_the_run(text: bytes) -> None:
     assert judge(Ended(0), Returned("", text), None, 8_192).error.startswith("the file $DICODE_RESULT holds no JSON")
-
-
-def test_a_signal_without_a_name_has_its_number() -> None:
-    assert words_of(-99) == "killed by signal 99"
 
 
 def test_an_answer_about_a_lost_attempt_does_not_touch_the_next_one() -> None:

@@ -49,7 +49,8 @@ def render(
 def validate(path: Path) -> int:
     """Print every fault at `path` (a folder, a task.yaml, a TaskSet or a dicode.yaml), one a line. Exit code 2 when there is one.
 
-    What lies in other repositories is not checked, and no fault.
+    What lies in other repositories is not checked, and no fault. A variable that is unknown here is a note on stderr: dicode may
+    run where it is known.
     """
     if not path.exists():
         complain(f"{path}: no such file or folder")
@@ -62,7 +63,15 @@ def validate(path: Path) -> int:
     bad = [found for found in rendered.tasks.values() if not isinstance(found, Resolved)]
     elsewhere = [found for found in bad if found[0].message.endswith(ELSEWHERE)]
     faults += [fault for found in bad for fault in found if found not in elsewhere]
+    _note_unknown(rendered)
     return _report(list(dict.fromkeys(faults)), _fine(path, len(rendered.tasks) - len(elsewhere), len(elsewhere)))
+
+
+def _note_unknown(rendered: Rendered) -> None:
+    host = os.environ  # noqa: TID251  # what is set here may well be set where dicode runs
+    for id, found in sorted(rendered.tasks.items()):
+        for each in template.unknown_in(found.spec, _set_dir(rendered), host) if isinstance(found, Resolved) else ():
+            complain(f"note, as seen from here: {id or rendered.top}: {each.message}")
 
 
 def _is_source(file: Path) -> bool:
@@ -100,8 +109,12 @@ def _item(id: str, found: Resolved | tuple[Fault, ...], rendered: Rendered) -> d
 
 
 def _spec(found: Resolved, rendered: Rendered) -> dict[str, Any]:
-    variables = {"TASK_DIR": found.dir, "TASK_SET_DIR": rendered.top, "DATADIR": str(default_data_dir()), "HOME": os.path.expanduser("~")}
+    variables = template.variables_of(task_dir=found.dir, set_dir=_set_dir(rendered), data_dir=str(default_data_dir()), home=os.path.expanduser("~"))
     return view(template.expand_spec(found.spec, variables, {}).spec, found.runtime)
+
+
+def _set_dir(rendered: Rendered) -> str:
+    return rendered.top if rendered.is_set else ""
 
 
 def _print_bytes(rendered: Rendered, id: str, field: str) -> int:

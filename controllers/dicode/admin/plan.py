@@ -219,7 +219,7 @@ def offer_here(place: Place, source: Source, path: Path, *, dev: bool) -> Offer:
     errors: list[Error] = []
     for id, each in rendered.tasks.items():
         if isinstance(each, Resolved):
-            found.append(Offered(id, each.digest, each.process, each.spec, each.runtime, each.dir))
+            found.append(Offered(id, each.digest, each.process, each.spec, each.runtime, each.dir, set_dir=rendered.top if rendered.is_set else ""))
         elif id in written or _names_a_task(id, each[0].file):
             found.append(Offered(id, faults=each))
         else:

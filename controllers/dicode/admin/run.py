@@ -26,7 +26,6 @@ from dicode.wire.frames import StoreAway
 
 EXIT = {"succeeded": 0, "timed_out": 124, "cancelled": 130}  # every other end is 1
 LOOK = 0.03  # seconds between two looks at a growing log
-INPUT_INLINE = 256 * 1024  # bytes of input that travel in a message; more goes by a file
 INPUT_MAX = 5 * 1024 * 1024  # bytes; as much as a webhook may bring
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="a task's id")]
@@ -353,16 +352,12 @@ def read_input(source: str | None) -> str:
 
 def with_input(order: Run, text: str, inputs: Path) -> Run:
     """The run with this input; a big one lies in `inputs`, by its SHA-256, before the run is asked for."""
-    content = text.encode()
-    if len(content) <= INPUT_INLINE:
-        return replace(order, input=text)
-    from hashlib import sha256
+    from dicode.process.inputs import INLINE, store_input  # hashlib: only for who runs something
 
-    name = sha256(content).hexdigest()
-    passing = inputs / f".{name}.{os.getpid()}"
-    passing.write_bytes(content)
-    passing.replace(inputs / name)
-    return replace(order, input_blob=name)
+    content = text.encode()
+    if len(content) <= INLINE:
+        return replace(order, input=text)
+    return replace(order, input_blob=store_input(inputs, content))
 
 
 def _since(written: str | None) -> int | None:

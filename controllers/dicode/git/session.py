@@ -16,6 +16,7 @@
 - Everything that goes wrong is a GitFault, which is a TreeGone: `reason` (TimedOut, OutOfMemory, TooLarge, CacheCorrupt, Killed, …) and our
   own words. After a fault that the child told of itself the session is as good as before; when the child is gone, each further ask raises the same.
 - A consumer that leaves a stream early ends the session's child; leaving `async with` always does.
+- Who ends a late child is the fetcher. When that is late itself (stopped, or stuck), it is ended with all its children, and started again.
 - A mirror that was found damaged (CacheCorrupt, from whatever verb) is told to `children.on_damage(mirror)`.
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -40,6 +42,7 @@ T = TypeVar("T")
 
 PROGRAM = (sys.executable, "-P", "-m", "dicode.git.fetcher")
 WIDTH = 40  # sessions at the same time; more wait
+LATE = 10.0  # seconds after which a child must have been ended for its deadline
 TELL_WITHIN = 5.0  # seconds between the end of a session's socket and the fetcher's word on how its child ended
 GATHER = 1 << 18  # bytes that are taken from the socket at once
 PASSED_ON = (  # all that git work may know of our environment
@@ -90,7 +93,7 @@ class Children:
         finally:
             theirs.close()
         ended = self._waiting[id] = asyncio.get_running_loop().create_future()
-        return Session(ours, limits, ended, lambda: self._end(id), self._damaged)
+        return Session(ours, limits, ended, lambda: self._end(id), self._damaged, self._end_fetcher)
 
     def _damaged(self, mirror: str) -> None:
         if self.on_damage is not None:
@@ -151,6 +154,11 @@ class Children:
             if not future.done():
                 future.set_result(None)
 
+    def _end_fetcher(self) -> None:
+        """It has let a deadline pass. We hear of its end as of any other."""
+        if self._fetcher is not None:
+            self._fetcher.signal(signal.SIGKILL)
+
     def _end(self, id: int) -> None:
         """A session is over, done or not."""
         if self._waiting.pop(id, None) is not None and self._control is not None:
@@ -171,9 +179,17 @@ class Session:
     """One child and its socket. See the text at the top."""
 
     def __init__(
-        self, link: socket.socket, limits: Limits, ended: asyncio.Future[Ended | None], end: Callable[[], None], damaged: Callable[[str], None]
+        self,
+        link: socket.socket,
+        limits: Limits,
+        ended: asyncio.Future[Ended | None],
+        end: Callable[[], None],
+        damaged: Callable[[str], None],
+        late: Callable[[], None],
     ) -> None:
         self.limits = limits
+        self._until = asyncio.get_running_loop().time() + limits.seconds + LATE
+        self._late = late
         self._link = link
         self._ended = ended
         self._end = end
@@ -222,7 +238,8 @@ class Session:
         return GitFault(said.reason, said.message, said.permanent)
 
     async def _send(self, body: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self._link, HEAD.pack(len(body), ASK) + body)
+        async with asyncio.timeout_at(self._until):
+            await asyncio.get_running_loop().sock_sendall(self._link, HEAD.pack(len(body), ASK) + body)
 
     async def _frame(self) -> tuple[int, bytes]:
         """Raises OSError when the child is gone or talks nonsense."""
@@ -234,7 +251,8 @@ class Session:
     async def _bytes(self, size: int) -> bytes:
         loop = asyncio.get_running_loop()
         while len(self._read) < size:
-            more = await loop.sock_recv(self._link, GATHER)
+            async with asyncio.timeout_at(self._until):
+                more = await loop.sock_recv(self._link, GATHER)
             if not more:
                 raise ConnectionError("the child has gone")
             self._read += more
@@ -246,6 +264,10 @@ class Session:
         """The child is gone, or talks nonsense: learn why, and remember it."""
         if isinstance(error, msgspec.DecodeError):
             self._broken = GitFault("Killed", "its process gave an answer that means nothing")
+            return self._broken
+        if isinstance(error, TimeoutError):
+            self._late()
+            self._broken = GitFault("TimedOut", f"not done within {self.limits.seconds:g} s: given up")
             return self._broken
         try:
             ended = await asyncio.wait_for(asyncio.shield(self._ended), TELL_WITHIN)

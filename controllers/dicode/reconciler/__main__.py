@@ -17,7 +17,7 @@ def main(argv: list[str], settings: Settings) -> int:
 async def _main(context: role.Context) -> None:
     wire = Wire(*endpoints(context.settings.data_dir))
     deaf = context.settings.environ.get("DICODE_TEST_DROP_HINTS") == "1"
-    reconciler = Reconciler(wire, context.log, drop_hints=deaf)
+    reconciler = Reconciler(wire, context.log, context.settings.environ, drop_hints=deaf)
     try:
         await until_stopped(context, reconciler.mirror.run(), _reconcile(reconciler, context))
     finally:

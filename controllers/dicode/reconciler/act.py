@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
+
 import msgspec
 
 from dicode.messages.commands import Append, Delete, Put
@@ -15,6 +18,7 @@ from dicode.reconciler.decide import VERBS, Decision, Facts, carry_out, decide
 from dicode.spec.admit import Actual
 from dicode.spec.claims import Claims, Rivals, keeper_of, path_rivals
 from dicode.spec.task import not_built
+from dicode.spec.template import unknown_in, uses
 from dicode.wire.client import Wire
 
 WIDTH = 128  # ids worked on at once: what they write travels together
@@ -26,12 +30,15 @@ KINDS: tuple[type[Kind], ...] = (Config, DesiredTask, Task, Source, Schedule, Ro
 class Reconciler:
     """Admits what the sources desire, and measures whether reality agrees."""
 
-    def __init__(self, wire: Wire, log: Log, *, drop_hints: bool = False) -> None:
+    def __init__(self, wire: Wire, log: Log, host: Collection[str], *, drop_hints: bool = False) -> None:
+        """`host`: the names of our environment, which is that of the other roles."""
         self.mirror = Mirror(wire, KINDS, self._changed, drop_hints=drop_hints)
         self.queue: KeyedQueue[str] = KeyedQueue(self._work, on_error=self._failed, width=WIDTH)
         self._claims = Claims()
         self._decided: dict[str, Task | None] = {}  # what is being written now
         self._log = log
+        self._host = host
+        self._withheld: tuple[str, ...] = ()
 
     def _changed(self, kind: type[Kind], key: str, cause: str) -> None:
         if kind is DesiredTask:
@@ -45,6 +52,14 @@ class Reconciler:
             return  # our own word: what has changed since it was decided tells of itself
         elif kind in (Task, Schedule, Route, Daemon):
             self.queue.add(key)
+        elif kind is Config and self._withheld != (withheld := self._config().withheld_env):
+            self._withheld = withheld
+            for id, task in self.mirror.all(Task):
+                if task.spec is not None and uses(task.spec):
+                    self.queue.add(id)
+
+    def _config(self) -> Config:
+        return self.mirror.get(Config, CONFIG_KEY) or Config()
 
     def _failed(self, key: str, error: BaseException, delay: float) -> None:
         self._log.debug(f"{key}: {explain(error)}; again in {delay:g} s")
@@ -70,8 +85,9 @@ class Reconciler:
         claims, present = self._claims.of(id), self.mirror.get(Task, id)
         actual = Actual(self.mirror.get(Schedule, id), self.mirror.get(Route, id), self.mirror.get(Daemon, id))
         rivals: Rivals = path_rivals(keeper_of(claims, present), self._claims, self._task) if claims else []
-        kept = (self.mirror.get(Config, CONFIG_KEY) or Config()).retention_bundles
-        return Facts(claims, present, actual, self.mirror.get(History, id), rivals, kept)
+        config = self._config()
+        unknown = partial(unknown_in, host=self._host, withheld=config.withheld_env)
+        return Facts(claims, present, actual, self.mirror.get(History, id), rivals, config.retention_bundles, unknown)
 
     def _task(self, id: str) -> Task | None:
         return self.mirror.get(Task, id)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from dicode.messages.kinds import Answer, Config, DesiredTask, Event, History, Operation, Request, Task
-from dicode.spec.admit import Actual, NotBuilt, ready_text, register, remembered
+from dicode.spec.admit import Actual, NotBuilt, UnknownIn, all_known, ready_text, register, remembered
 from dicode.spec.claims import Rivals, keeper_of
 
 
@@ -21,6 +21,7 @@ class Facts(NamedTuple):
     history: History | None
     rivals: Rivals  # who wants the same webhook path
     kept: int = Config().retention_bundles  # digests the history holds
+    unknown_in: UnknownIn = all_known
 
 
 class Decision(NamedTuple):
@@ -36,7 +37,7 @@ def decide(id: str, facts: Facts, *, not_built: NotBuilt, now: int) -> Decision 
     """What to do about one id; None when all is as it should be. `now` in ms."""
     if not facts.claims:
         return _gone(id, facts, now) if facts.present is not None else None
-    registered = register(facts.claims, facts.present, facts.actual, facts.rivals, not_built=not_built, now=now)
+    registered = register(facts.claims, facts.present, facts.actual, facts.rivals, not_built=not_built, now=now, unknown_in=facts.unknown_in)
     task = registered.task
     if task == facts.present:
         return None

@@ -410,7 +410,7 @@ class SourceController:
             return
         if len(self._plans) >= MAX_PLANS:
             raise Refusal("too many plans are being made: try again in a moment")
-        planner = Planner(source, self._configuration.config.credentials, self._tools, owner)
+        planner = Planner(source, self._configuration.config.credentials, self._tools, owner, self._settings.environ)
         task = asyncio.get_running_loop().create_task(self._make_plan(planner, request), name=owner)
         self._plans[owner] = planner, task
         task.add_done_callback(lambda _: self.queue.add(REQUEST + token))

@@ -190,8 +190,9 @@ def _synced_at(present: Source, view: View) -> int:
 
 
 def _resolutions(present: Source, view: View, now: int) -> tuple[Resolution, ...]:
-    """With what it is made of now in front, when that is another vector of commits than before."""
-    if not view.vector or (present.resolutions and present.resolutions[0].revisions == dict(view.vector)):
+    """With what it is made of now in front, when that is another vector of commits than before: none, where a working copy is read instead."""
+    newest = present.resolutions[0].revisions if present.resolutions else {}
+    if newest == dict(view.vector) or not (view.vector or view.read):
         return present.resolutions
     return (Resolution(now, dict(view.vector)), *present.resolutions)[:RESOLUTIONS]
 

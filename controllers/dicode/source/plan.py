@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,12 +42,13 @@ MAX_ANSWER = 512 * 1024  # bytes of JSON in a message; more lies in a file
 
 @dataclass
 class Planner:
-    """One plan. `owner`: who follows repositories for it; `news` is set when something came of one."""
+    """One plan. `owner`: who follows repositories for it; `news` is set when something came of one. `host`: the names of our environment."""
 
     source: Source
     credentials: tuple[Credential, ...]
     tools: Tools
     owner: str
+    host: Collection[str]
     news: asyncio.Event = field(default_factory=asyncio.Event)
     _followed: dict[Repo, int] = field(default_factory=dict)  # and the round that is waited for
 
@@ -75,7 +76,7 @@ class Planner:
             composed = await tools.on_disk(_stand_on, survey, Ground(spec, tools), tools)
         pieces, errors = await (self._composed(survey) if composed else self._plain(survey))
         found = sorted([each async for each in self._resolved(survey, pieces)], key=_id)
-        return offer_of(found, written, [Error.of(id, self._told(fault)) for id, fault in errors], revision)
+        return offer_of(found, written, [Error.of(id, self._told(fault)) for id, fault in errors], revision, self.host)
 
     async def _composed(self, survey: Survey) -> tuple[dict[str, Piece], list[tuple[str, Fault]]]:
         while True:
@@ -116,7 +117,13 @@ class Planner:
         found = resolved(piece, read)
         if not isinstance(found, Resolved):
             return Offered(piece.id, dir=dir, faults=tuple(map(self._told, survey.shown(found[:MAX_FAULTS]))))
-        return Offered(piece.id, found.digest, found.process, found.spec, found.runtime, dir)
+        return Offered(piece.id, found.digest, found.process, found.spec, found.runtime, dir, set_dir=self._set_dir(survey))
+
+    def _set_dir(self, survey: Survey) -> str:
+        if survey.expansion is None:
+            return ""
+        root = getattr(survey.documents.seen.get(survey.root), "at", survey.root)
+        return speakable(told_folder(survey.trees[OWN], None, self.source.name, posixpath.dirname(root.path)))
 
     def _told(self, fault: Fault) -> Fault:
         return Fault(speakable(shown(fault.file, self.tools.working_dir)), fault.line, fault.column, speakable(fault.message))

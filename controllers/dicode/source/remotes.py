@@ -95,10 +95,13 @@ class Remotes:
         return syncs
 
     def has_done(self, syncs: Mapping[Repo, int]) -> bool:
-        """Are these over, and is of every repository known whether it can be had?"""
+        """Are these over, and is of every repository known whether it can be had?
+
+        Who asked is not answered with what a mirror holds of a repository that was named only since.
+        """
         states = {repo: self._repositories.state(repo) for repo in self._repos.values()}
         known = all(state.commit is not None or state.rounds for state in states.values())
-        return known and all(state.rounds >= syncs.get(repo, 0) for repo, state in states.items())
+        return known and all(state.rounds >= syncs.get(repo, 1 if syncs else 0) for repo, state in states.items())
 
     def news(self) -> Iterator[News]:
         for tree, repo in self._repos.items():

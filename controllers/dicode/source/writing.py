@@ -147,6 +147,8 @@ def made_of(before: Source, now: Source) -> str:
     if now.resolutions[:1] == before.resolutions[:1] or not now.resolutions:
         return ""
     revisions = now.resolutions[0].revisions
+    if not revisions:
+        return ""  # a working copy, of which dev mode has told
     return "now at " + ", ".join(f"{repository or now.name}@{commit[:7]}" for repository, commit in revisions.items())
 
 

@@ -31,6 +31,8 @@ from dicode.messages.kinds import Result, Run, RunStatus
 from dicode.wire.frames import MAX_FRAME
 
 MAX_OBJECT = MAX_FRAME - 4096  # bytes; an object, its key and its header fit into one frame
+MAX_RUN = MAX_OBJECT - 16_384  # bytes of a run when it is queued: what its life adds (worker, fence, error) still fits into an object
+MAX_ERROR = 8_192  # bytes of a run's error
 MAX_PAGE = 900 * 1024  # bytes of one listing or claim
 RUN = "Run"  # the kind the queue alone writes
 TOMBSTONES = 86_400_000  # ms a deletion stays in listings

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dicode.messages.commands import Failed
 from dicode.process import role
 from dicode.process.clock import mono, wall, wall_ms
-from dicode.store import litter
 from dicode.store.engine import Committed, Corrupt, Moment, TooNew, Unavailable
 from dicode.store.read import Unreadable
 from dicode.store.service import Asked, Service
@@ -201,6 +200,8 @@ class Loop:
         return SWEEP_EVERY
 
     def _sweep_beside(self) -> None:
+        from dicode.store import litter  # brings what runtimes need: not at the start, where everyone waits for us
+
         try:
             removed = litter.sweep(self._context.settings, wall())
         except (Unreadable, OSError) as error:

@@ -90,6 +90,10 @@ END_RUN = "UPDATE runs SET status = 'lost', ended = ?2, token = '', lease = 0, b
 OLD_TOMBSTONES = "SELECT rowid, kind, rev FROM objects WHERE body IS NULL AND at < ? ORDER BY at LIMIT ?"
 MANY_TOMBSTONES = "SELECT rowid, kind, rev FROM objects WHERE body IS NULL ORDER BY at DESC LIMIT ? OFFSET ?"
 MANY_OF_KIND = "SELECT rowid, kind, rev FROM objects WHERE kind = ? ORDER BY rev DESC LIMIT ? OFFSET ?"
+OLDEST_OF_KIND = "SELECT rowid, kind, rev, at FROM objects WHERE kind = ? ORDER BY rev LIMIT ?"
+GONE_HISTORIES = """
+    SELECT key FROM objects AS history WHERE kind = 'History' AND at < ? AND body IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM objects WHERE kind = 'Task' AND key = history.key) LIMIT ?"""
 OLD_OF_KIND = "SELECT rev, key, body FROM objects WHERE kind = ? AND rev > ? AND at < ? AND body IS NOT NULL ORDER BY rev LIMIT ?"
 DROP_OBJECT = "DELETE FROM objects WHERE rowid = ?"
 NEXT_TASK = "SELECT task FROM runs WHERE task > ? ORDER BY task LIMIT 1"

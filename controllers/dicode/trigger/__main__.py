@@ -10,7 +10,6 @@ from dicode.process.http import Server
 from dicode.process.living import until_stopped
 from dicode.process.settings import Settings
 from dicode.trigger.act import TriggerEngine
-from dicode.trigger.deliveries import forget_old
 from dicode.trigger.hooks import HookApp
 from dicode.trigger.listening import Listening
 from dicode.trigger.ready import say_ready
@@ -38,7 +37,6 @@ async def _main(context: role.Context) -> None:
             engine.mirror.run(),
             _engage(context, engine, app, listening, relaying),
             app.watch.follow(),
-            forget_old(wire, context.log),
             say_ready(context, wire, engine.mirror, lambda: listening.bound),
         )
         app.closing.set()

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import heapq
 from collections.abc import Iterator
+from functools import partial
 
 from dicode.messages.commands import Append, Enqueue, Enqueued, Put, Refused
 from dicode.messages.kinds import Condition, Config, Event, Kind, Route, Run, Schedule, Source, Task
+from dicode.process.blobs import BadBundle, Bundles, MissingBundle
 from dicode.process.clock import mono, wall_ms
 from dicode.process.logs import Log
 from dicode.process.mirror import Mirror, append, delete, put
@@ -16,7 +18,7 @@ from dicode.process.queue import KeyedQueue
 from dicode.process.role import explain
 from dicode.process.settings import Settings
 from dicode.process.zone import machine_zone
-from dicode.spec.template import Expanded, expand
+from dicode.spec.template import Expanded, expand, variables_of
 from dicode.trigger.decide import ROLE, Bound, Hook, hook_of, route_of, tick, turn
 from dicode.trigger.push import PUSHES, route_of_pushes, secret_of
 from dicode.trigger.relaying import RELAYS
@@ -138,18 +140,31 @@ class TriggerEngine:
         task = self.mirror.get(Task, key)
         hook = None
         if task is not None and task.spec is not None and task.spec.trigger.type == "webhook":
-            hook = hook_of(task, self._bound, self._expanded)
+            hook = self._hook_of(task)
         if isinstance(hook, Hook):
             self.hooks.serve(hook)
         else:
             self.hooks.drop(key)
 
-    def _expanded(self, text: str) -> Expanded:
-        return expand(text, {"DATADIR": str(self._settings.data_dir)}, self._settings.environ)
+    def _hook_of(self, task: Task) -> Hook | Condition:
+        return hook_of(task, self._bound, partial(self._expanded, task))
+
+    def _expanded(self, task: Task, text: str) -> Expanded:
+        environ = self._settings.environ
+        folder = self._folder(task.digest) if "${TASK_DIR}" in text else ""
+        own = variables_of(task_dir=folder, set_dir=task.set_dir, data_dir=str(self._settings.data_dir), home=environ.get("HOME", "/"))
+        return expand(text, own, environ)
+
+    def _folder(self, digest: str) -> str:
+        """Where the files of this digest lie, "" when they cannot be had."""
+        try:
+            return str(Bundles(self._settings.bundles, self._settings.trees).unpack(digest))
+        except (MissingBundle, BadBundle, OSError):
+            return ""
 
     async def _route(self, task: Task) -> None:
         known = self.mirror.get(Route, task.id)
-        route = route_of(task, known, hook_of(task, self._bound, self._expanded), self._bound, wall_ms())
+        route = route_of(task, known, self._hook_of(task), self._bound, wall_ms())
         if route != known:
             await self.mirror.write(put(route, task.id, self.mirror.rev(Route, task.id), task.cause))
 

@@ -142,7 +142,7 @@ def hook_of(task: Task, bound: Bound, expanded: Callable[[str], Expanded]) -> Ho
     if trigger.webhook_secret is not None:
         text, unknown = expanded(trigger.webhook_secret)
         if unknown:
-            message = f"webhook_secret: unknown variable {unknown[0]}: answered 404 until it is set where dicode runs"
+            message = f"webhook_secret: ${{{unknown[0]}}} is not set where dicode runs: answered 404; set it there and restart dicode"
             return Condition("BadSecret", True, "UnknownVariable", message)
         if not text:
             return Condition("BadSecret", True, "Empty", "webhook_secret is empty: answered 404")

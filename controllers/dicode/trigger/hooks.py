@@ -7,9 +7,7 @@ run was committed.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-from pathlib import Path
 from typing import Any
 
 from dicode.messages.commands import Enqueue as EnqueueCommand
@@ -19,6 +17,7 @@ from dicode.process.blobs import BadBundle, Bundles, MissingBundle
 from dicode.process.bodies import Crowded, Gone, Receive, Room, Send
 from dicode.process.clock import wall_ms
 from dicode.process.http import remote_of
+from dicode.process.inputs import INLINE, store_input
 from dicode.process.logs import Log
 from dicode.process.mirror import Mirror
 from dicode.process.role import explain
@@ -26,10 +25,10 @@ from dicode.process.settings import Settings
 from dicode.spec.params import effective
 from dicode.trigger import webhook
 from dicode.trigger.decide import Hook, webhook_run
-from dicode.trigger.page import SCRIPT, TYPES, asset_type, with_script
+from dicode.trigger.page import SCRIPT, SCRIPT_NAME, TYPES, asset_type, base_of, with_script
 from dicode.trigger.push import PATH
 from dicode.trigger.pushes import Pushes
-from dicode.trigger.request import RELAYED, Request, is_plain
+from dicode.trigger.request import RELAYED, Request, is_of_this_machine, is_plain
 from dicode.trigger.runs import RunWatch
 from dicode.trigger.state import Hooks
 from dicode.trigger.webhook import NOT_FOUND, Answer, Call, Malformed, problem
@@ -78,7 +77,7 @@ class HookApp:
             return problem(415, "send the body as it is, without Content-Encoding")
         if request.relayed and not request.path.startswith("/hooks/"):
             return NOT_FOUND
-        if request.path == "/dicode.js" and request.method in ("GET", "HEAD"):
+        if request.path == f"/{SCRIPT_NAME}" and request.method in ("GET", "HEAD"):
             return Answer(200, SCRIPT, TYPES[".js"])
         if not self.known.is_set():
             await self._wait_for_table()
@@ -91,7 +90,7 @@ class HookApp:
             return NOT_FOUND  # relayed: a hook that is open because only this machine reaches it is not open to the world
         hook, below = found
         if request.method in ("GET", "HEAD"):
-            page = await self._page(hook, below)
+            page = await self._page(hook, request.path, below)
             if page is not None:
                 return page
         if request.method not in hook.methods:
@@ -139,8 +138,8 @@ class HookApp:
             raise StoreAway("it has not been heard of")  # what we sent now would be run later, though we had said no
         blob = ""
         text = call.input
-        if len(text) > webhook.INPUT_INLINE // 4 and len(encoded := text.encode()) > webhook.INPUT_INLINE:
-            text, blob = "", await asyncio.to_thread(_store_input, self._inputs, encoded)
+        if len(text) > INLINE // 4 and len(encoded := text.encode()) > INLINE:
+            text, blob = "", await asyncio.to_thread(store_input, self._inputs, encoded)
         run = webhook_run(hook.task, delivery or os.urandom(16).hex(), text, blob, call.params)
         reply = await self._wire.ask_any(EnqueueCommand(run=run), deadline=STORE_WITHIN)
         if isinstance(reply, Refused):
@@ -176,27 +175,32 @@ class HookApp:
             ended.cancel()
             closing.cancel()
 
-    async def _page(self, hook: Hook, below: str) -> Answer | None:
+    async def _page(self, hook: Hook, path: str, below: str) -> Answer | None:
         """The page or an asset of a hook whose folder has an index.html; None when it has none."""
         try:
-            return await asyncio.to_thread(_read_page, self._bundles, hook, below)
+            return await asyncio.to_thread(_read_page, self._bundles, hook, path, below)
         except (MissingBundle, BadBundle) as error:
             return problem(503, str(error), retry_after=5)
 
 
-def _read_page(bundles: Bundles, hook: Hook, below: str) -> Answer | None:
+_NO_CACHE = (b"cache-control", b"no-cache")
+
+
+def _read_page(bundles: Bundles, hook: Hook, path: str, below: str) -> Answer | None:
     folder = bundles.unpack(hook.digest)
     index = folder / "index.html"
     if not index.is_file():
         return None
     if not below or below == "index.html":
-        return Answer(200, with_script(index.read_bytes(), hook.path), TYPES[".html"], ((b"cache-control", b"no-cache"),))
+        return Answer(200, with_script(index.read_bytes(), base_of(path, below)), TYPES[".html"], (_NO_CACHE,))
+    if below == SCRIPT_NAME:
+        return Answer(200, SCRIPT, TYPES[".js"], (_NO_CACHE,))
     inline = not (folder / "task.yaml").is_file()
     type = asset_type(below, hook.task.rpartition("/")[2] if inline else "")
-    path = folder / below
-    if type is None or not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+    asset = folder / below
+    if type is None or not asset.is_file() or not asset.resolve().is_relative_to(folder.resolve()):
         return NOT_FOUND
-    return Answer(200, path.read_bytes(), type, ((b"cache-control", b"no-cache"), (b"x-content-type-options", b"nosniff")))
+    return Answer(200, asset.read_bytes(), type, (_NO_CACHE, (b"x-content-type-options", b"nosniff")))
 
 
 def _allowed(hook: Hook, request: Request, body: bytes) -> bool:
@@ -206,9 +210,14 @@ def _allowed(hook: Hook, request: Request, body: bytes) -> bool:
 
 
 def _from_here(request: Request) -> bool:
-    """Not sent by a page of another site: programs send no Origin, our own page sends that of this listener."""
-    origin = request.header(b"origin")
-    return not origin or origin.partition(b"://")[2] == request.header(b"host")
+    """Not sent by a page of another site: programs send no Origin, our own page sends that of this listener.
+
+    A name that somebody else's DNS leads to this machine makes no page ours; what a browser fetches for another site it says so itself.
+    """
+    if request.header(b"sec-fetch-site") not in (b"", b"same-origin", b"none"):
+        return False
+    origin, host = request.header(b"origin"), request.header(b"host")
+    return not origin or (origin.partition(b"://")[2] == host and is_of_this_machine(host))
 
 
 async def _send(send: Send, answer: Answer) -> None:
@@ -217,17 +226,3 @@ async def _send(send: Send, answer: Answer) -> None:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
-
-
-def _store_input(folder: Path, content: bytes) -> str:
-    """Keep a big input as a file, on the disk before the run that names it is committed."""
-    name = hashlib.sha256(content).hexdigest()
-    path = folder / name
-    if not path.exists():
-        made = folder / f".{name}.{os.urandom(4).hex()}"
-        with made.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(path)
-    return name

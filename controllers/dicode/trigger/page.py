@@ -24,7 +24,7 @@ TYPES = {
 }
 _SEGMENT = re.compile(r"[A-Za-z0-9_@~-][A-Za-z0-9_@~.-]{0,120}", re.ASCII)  # never a dotfile, never `..`
 _LOCK = re.compile(r"(^|[._-])lock(\.|$)|npm-shrinkwrap", re.IGNORECASE)
-_HEAD = re.compile(rb"<head(\s[^>]*)?>", re.IGNORECASE)
+_BEGINS = tuple(re.compile(tag, re.IGNORECASE) for tag in (rb"<head(\s[^>]*)?>", rb"<html(\s[^>]*)?>", rb"<!doctype[^>]*>"))
 
 
 def asset_type(path: str, key: str = "") -> bytes | None:
@@ -37,19 +37,26 @@ def asset_type(path: str, key: str = "") -> bytes | None:
     return TYPES.get("." + name.rpartition(".")[2].lower()) if "." in name else None
 
 
-def with_script(page: bytes, path: str) -> bytes:
-    """index.html with the base its relative links need, and `/dicode.js`."""
-    base = html.escape(path.rstrip("/") + "/", quote=True)
-    injected = f'<base href="{base}"><meta name="dicode-hook" content="{html.escape(path, quote=True)}"><script src="/dicode.js"></script>'.encode()
-    head = _HEAD.search(page)
-    if head is None:
-        return injected + page
-    return page[: head.end()] + injected + page[head.end() :]
+def base_of(path: str, below: str) -> str:
+    """From the page at the URL path `path` to the folder of its hook, as a relative link. `below`: what of the path lies below the hook.
+
+    Relative, for by a relay or a proxy the page stands at a path nobody here knows.
+    """
+    return "./" if below or path.endswith("/") else f"./{path.rpartition('/')[2]}/"
 
 
+def with_script(page: bytes, base: str) -> bytes:
+    """index.html with the base its relative links need, and our script."""
+    injected = f'<base href="{html.escape(base, quote=True)}"><script src="./{SCRIPT_NAME}"></script>'.encode()
+    found = next((found for found in (tag.search(page) for tag in _BEGINS) if found is not None), None)
+    at = found.end() if found is not None else 0
+    return page[:at] + injected + page[at:]
+
+
+SCRIPT_NAME = "dicode.js"  # beside each page; a file of this name in the folder is not seen
 SCRIPT = b"""// The page's way to its task: dicode.run({param: value}) resolves to the result, or throws with the run's error.
 (() => {
-  const hook = document.querySelector('meta[name="dicode-hook"]').content;
+  const hook = new URL(document.baseURI).pathname.replace(/[/]$/, "");
   async function run(input = {}, {wait = true} = {}) {
     const answer = await fetch(hook + (wait ? "" : "?wait=false"), {
       method: "POST",

@@ -132,7 +132,8 @@ def delivery_of(headers: Headers) -> str:
 def concerns(source: Source, ref: str, sources: Iterable[Source]) -> bool:
     """Whether someone who draws from this source's repository follows what was pushed there.
 
-    That is the source itself, another one of the same URL, or a TaskSet with a ref to it: one push syncs them all.
+    That is the source itself, another one of the same URL, or a TaskSet with a ref to it: one push syncs them all. Nor is it
+    believed which repository was pushed to: another one that this source's own TaskSet draws from may call here, too.
     """
     url = source.spec.url
     if not ref or not url:
@@ -140,7 +141,8 @@ def concerns(source: Source, ref: str, sources: Iterable[Source]) -> bool:
     pushed = _pushed(ref)
     every = [source, *(other for other in sources if other.name != source.name)]
     own = any(_follows(each, pushed) for each in every if each.spec.url == url)
-    return own or any(_names(key, url, pushed) for each in every for last in each.resolutions[:1] for key in last.revisions)
+    drawn = any(_names(key, url, pushed) for each in every for last in each.resolutions[:1] for key in last.revisions)
+    return own or drawn or any(_names(key, key.partition("#")[0], pushed) for last in source.resolutions[:1] for key in last.revisions)
 
 
 def _pushed(ref: str) -> dict[str, str]:

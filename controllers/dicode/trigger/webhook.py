@@ -16,7 +16,6 @@ from dicode.messages.kinds import Run
 from dicode.messages.task import Param
 from dicode.process.bodies import BODY_MAX as BODY_MAX
 
-INPUT_INLINE = 256 << 10  # bytes; a bigger input travels as a file
 DELIVERY_MAX = 200  # characters of a delivery id that are kept as they are
 FORM_FIELDS = 1000
 

@@ -1,7 +1,8 @@
 """An HTTP listener for strangers: uvicorn's httptools protocol behind limits of our own. The hooks and the relay listen so.
 
 A connection that has no complete request within REQUEST_WITHIN is closed, and when all places are taken the one that
-has been idle longest gives way: slow and silent clients cost themselves, not the others.
+has been idle longest gives way: slow and silent clients cost themselves, not the others. No address of another machine has
+more than PER_CALLER places, so that nobody can take them all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from uvicorn.server import ServerState
 HEAD_MAX = 16 << 10  # bytes of request line and headers
 FIELDS_MAX = 64
 CONNECTIONS_MAX = 256
+PER_CALLER = 32  # of them for one address
 REQUEST_WITHIN = 10.0  # seconds from the first byte, or the connect, to the end of the body
 IDLE = 5  # seconds a connection may stay open between two requests
 BACKLOG = 1024  # so many may wait in the kernel while the role restarts
@@ -86,22 +88,34 @@ def suits(listening: socket.socket, wanted: Address) -> bool:
 def remote_of(scope: Any) -> str:
     """The address of a caller, "" when it has none. Of one that came by a proxy of this machine (it has the certificate) what the proxy says,
     the last of its list; nobody else is believed."""
-    peer = str((scope["client"] or ("",))[0])
-    if not _is_address(peer):
+    peer = _ip(str((scope["client"] or ("",))[0]))
+    if peer is None:
         return ""
     given = [value for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
-    if not given or not ipaddress.ip_address(peer).is_loopback:
-        return peer
+    if not given or not peer.is_loopback:
+        return str(peer)
     last = given[-1].decode("latin-1").rpartition(",")[2].strip()
-    return last if _is_address(last) else peer
+    return last if _ip(last) is not None else str(peer)
 
 
-def _is_address(text: str) -> bool:
+def caller_of(peer: str) -> str:
+    """Who shares PER_CALLER places with this address: an IPv6 network of 64 bits is one. "": this machine, whose proxies speak for many.
+
+    No header counts here: it would let a stranger be as many as he likes.
+    """
+    address = _ip(peer)
+    if address is None or address.is_loopback:
+        return ""
+    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address in `text`; one of IPv4 that a listener for both has written as IPv6 is one of IPv4."""
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address
 
 
 class WebSockets(NamedTuple):
@@ -113,9 +127,16 @@ class WebSockets(NamedTuple):
 
 
 class Server:
-    """Serves `app` on one socket at a time, at most `connections` callers at once."""
+    """Serves `app` on one socket at a time, at most `connections` at once, PER_CALLER of them for who is one to `caller_of`."""
 
-    def __init__(self, app: App, *, connections: int = CONNECTIONS_MAX, websockets: WebSockets | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        connections: int = CONNECTIONS_MAX,
+        websockets: WebSockets | None = None,
+        caller_of: Callable[[str], str] = caller_of,
+    ) -> None:
         self._config = Config(
             app,
             log_config=None,
@@ -132,7 +153,7 @@ class Server:
             server_header=False,
         )
         self._config.load()
-        self._limits = Limits(connections, websockets.path if websockets else b"")
+        self._limits = Limits(connections, caller_of, websockets.path if websockets else b"")
         self._state = ServerState()
         self._listener: asyncio.Server | None = None
 
@@ -161,6 +182,7 @@ class Server:
 
 class Limits(NamedTuple):
     connections: int
+    caller_of: Callable[[str], str]
     websockets_at: bytes  # the one path that may be upgraded, b"" for none
 
 
@@ -175,18 +197,33 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal = 400
         self._deadline: TimerHandle | None = None
         self.idle_since = 0.0  # loop time; 0 while a request is under way
+        self._caller = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        if len(self.connections) >= self._limits.connections and not self._make_room():
-            transport.write(_refusal(503, b"retry-after: 1\r\n"))
+        self._caller = self._limits.caller_of(str((transport.get_extra_info("peername") or ("",))[0]))
+        refusal = self._crowded()
+        if refusal:
+            transport.write(_refusal(refusal, b"retry-after: 1\r\n"))
             transport.close()
             return
         super().connection_made(transport)
         self.idle_since = self.loop.time()
         self._arm()
 
-    def _make_room(self) -> bool:
-        idle = [connection for connection in self.connections if isinstance(connection, GuardedProtocol) and connection.idle_since]
+    def _crowded(self) -> int:
+        """The status that says there is no place for this one, even after an idle one has given way; 0 when there is."""
+        own = [connection for connection in self._guarded() if connection._caller == self._caller] if self._caller else []
+        if len(own) >= PER_CALLER and not self._make_room(own):
+            return 429
+        if len(self.connections) >= self._limits.connections and not self._make_room(self._guarded()):
+            return 503
+        return 0
+
+    def _guarded(self) -> list[GuardedProtocol]:
+        return [connection for connection in self.connections if isinstance(connection, GuardedProtocol)]
+
+    def _make_room(self, among: list[GuardedProtocol]) -> bool:
+        idle = [connection for connection in among if connection.idle_since]
         if not idle:
             return False
         oldest = min(idle, key=lambda connection: connection.idle_since)

@@ -22,6 +22,7 @@ from contextlib import suppress
 
 from dicode.process import rights
 from dicode.process.clock import mono
+from dicode.process.endings import told_by
 from dicode.process.logs import Log, complain
 
 ROLES = {  # word → package; `up` starts them in this order
@@ -32,7 +33,7 @@ ROLES = {  # word → package; `up` starts them in this order
     "supervisor": "dicode.supervisor",
     "worker": "dicode.worker",
 }
-BEREAVED = ("supervisor", "worker")  # the roles that are told how orphans ended: they start processes that may outlive them
+BEREAVED = "supervisor"  # the role that is told how orphans ended: its daemons may outlive it
 
 KEEPER_FD = "DICODE_KEEPER_FD"  # number of the role's end of the link
 EX_TEMPFAIL = 75  # one already runs
@@ -63,16 +64,6 @@ def pause(unready: int, lived: float) -> float:
     if unready == 0:
         return 0.0 if lived >= BREATH else BREATH - lived
     return float(min(PAUSE_FIRST * 2 ** min(unready - 2, 16), PAUSE_MAX)) if unready > 1 else 0.0
-
-
-def told_by(code: int) -> str:
-    """An exit code (negative: a signal) in words."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
 
 
 class Ward:
@@ -232,7 +223,7 @@ class Keeper:
         """Give it back what it kept, and tell it who died. With the rest of the roles the first start waits for the store's lock."""
         for name in ward.kept:
             self._say(ward, f"fd {name}", name)
-        if ward.role in BEREAVED:
+        if ward.role == BEREAVED:
             for pid, code in self._exits.items():
                 self._say(ward, f"exit {pid} {code}")
         if not self._gated or ward.role == "store":
@@ -345,7 +336,7 @@ class Keeper:
         if len(self._exits) > EXITS_KEPT:
             del self._exits[next(iter(self._exits))]
         for ward in self._wards:
-            if ward.role in BEREAVED and ward.link is not None:
+            if ward.role == BEREAVED and ward.link is not None:
                 self._say(ward, f"exit {pid} {code}")
 
     def _lost(self, ward: Ward, code: int) -> None:

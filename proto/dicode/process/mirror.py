@@ -17,7 +17,7 @@ from dicode.messages.kinds import KINDS, Kind, kind_of
 from dicode.process.clock import mono
 from dicode.process.tables import OnChange, Tables
 from dicode.wire.client import Ear, Wire
-from dicode.wire.frames import HEARTBEAT, StoreAway, encode
+from dicode.wire.frames import HEARTBEAT, StoreAway, StoreFailed, encode
 
 K = TypeVar("K", bound=Kind)
 SILENCE = 3 * HEARTBEAT  # seconds
@@ -94,7 +94,7 @@ class Mirror:
         try:
             for kind in stale:
                 await self._list(kind)
-        except StoreAway:
+        except (StoreAway, StoreFailed):
             self._tables.epoch = ""  # whatever is heard next makes us list again
 
     async def _list(self, kind: type[Kind]) -> None:

@@ -239,6 +239,21 @@ def take_lock(role: str, run: Path, keeper: Keeper) -> str:
     raise AssertionError("unreachable")
 
 
+def is_taken(run: Path, name: str) -> bool:
+    """Whether somebody holds run/<name>.lock."""
+    try:
+        fd = os.open(run / f"{name}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def _lock(fd: int, patient: bool) -> str | None:
     """None when it is ours now, else the pid of the keeper that holds it. A role whose keeper was killed is waited for."""
     until = mono() + LOCK_PATIENCE

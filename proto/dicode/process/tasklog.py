@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -50,12 +51,9 @@ class LogWriter:
         self._rotate = rotate
         self._partial: dict[Stream, bytes] = {}
         self._truncated = False
-        self._fd = -1
-        self._open()
-
-    def _open(self) -> None:
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._used = os.fstat(self._fd).st_size if self._rotate else 0
+        self._torn = False  # the disk took a part of the last record
+        self._fd = _opened(path)
+        self._used = os.fstat(self._fd).st_size if rotate else 0
 
     def write(self, stream: Stream, data: bytes) -> None:
         """Take what a task printed, in pieces of any size."""
@@ -109,15 +107,28 @@ class LogWriter:
     def _append(self, records: list[bytes]) -> None:
         if not records:
             return
-        try:
-            os.write(self._fd, b"".join(records))
-        except OSError:
-            return  # a full disk: the task goes on, its words are lost
+        data = b"".join([b"\n", *records] if self._torn else records)
+        with suppress(OSError):  # a full disk: the task goes on, its words are lost
+            self._torn = os.write(self._fd, data) < len(data)
 
     def _turn(self) -> None:
+        """Go on in a new file; where none can be had, in the one we have, from its beginning."""
+        self._used = 0
+        with suppress(OSError):  # somebody has removed it
+            os.replace(self._path, f"{self._path}.1")
+        try:
+            fresh = _opened(self._path)
+        except OSError:  # its folder is gone, too: nobody reads it any more, and it shall not fill the disk
+            os.ftruncate(self._fd, 0)
+            return
         os.close(self._fd)
-        os.replace(self._path, f"{self._path}.1")
-        self._open()
+        self._fd = fresh
+
+
+def _opened(path: Path) -> int:
+    if not path.parent.exists():  # somebody cleared up
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:

@@ -15,17 +15,23 @@ class Rules(NamedTuple):
 
     `named`: beginnings of URLs that a person has named; what refs in the source's own files name there is obeyed.
     `anywhere`: the source is a folder on this disk: who may write there may do more than name a URL.
+    `home`: which repository the source itself is, or is a working copy of, as `place_of_repo` says it; "" for neither.
     """
 
     allowed_token_envs: tuple[str, ...] = ()
     credentials: tuple[Credential, ...] = ()
     named: tuple[str, ...] = ()
     anywhere: bool = False
+    home: str = ""
 
 
 def rules_of(spec: ConfigSource, credentials: tuple[Credential, ...]) -> Rules:
     """Of a source. Who named its repository has named the host that it stands on."""
-    return Rules(spec.allowed_token_envs, credentials, (place_of_url(spec.url),) if spec.url else (), anywhere=spec.type == "local")
+    anywhere = spec.type == "local"
+    if not spec.url:
+        return Rules(spec.allowed_token_envs, credentials, anywhere=anywhere)
+    home = place_of_repo(repo_of_source(spec, credentials))
+    return Rules(spec.allowed_token_envs, credentials, (place_of_url(spec.url),), anywhere, home)
 
 
 def place_of_url(url: str) -> str:
@@ -36,6 +42,26 @@ def place_of_url(url: str) -> str:
     if not mark:
         return url.partition(":")[0] + ":"
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}/"
+
+
+def place_of_repo(repo: Repo) -> str:
+    """The same text however a repository is spelled (`.git`, slashes, capitals, https or ssh) and reached, and for each ref another.
+
+    A circle of refs is found by it. It is not by what is fetched: two spellings may be two repositories on some hosts.
+    """
+    return f"{_spelled(repo.url)}#{repo.ref_kind}={repo.ref}"
+
+
+def _spelled(url: str) -> str:
+    if url.startswith(("/", "file://")):
+        return "/" + url.removeprefix("file://").strip("/")
+    scheme, mark, rest = _lowered(url).partition("://")
+    authority, _, path = rest.partition("/") if mark else scheme.partition(":")
+    host = authority.rpartition("@")[2].removesuffix(_DEFAULT_PORTS.get(scheme, "\0")).rstrip(".")
+    return f"{host}/{path.strip('/').removesuffix('.git')}"
+
+
+_DEFAULT_PORTS = {"https": ":443", "http": ":80", "ssh": ":22"}
 
 
 def repo_of_source(spec: ConfigSource, credentials: Iterable[Credential]) -> Repo:

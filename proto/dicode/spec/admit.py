@@ -27,8 +27,15 @@ from dicode.messages.kinds import (
 from dicode.messages.task import Runtime, TaskSpec
 from dicode.spec.claims import Rivals, keeper_of, wanted_path
 from dicode.spec.condition import carried
+from dicode.spec.template import Unknown, secretless
 
 NotBuilt = Callable[[TaskSpec, Runtime | None], tuple[str, ...]]  # spec.task.not_built
+UnknownIn = Callable[[TaskSpec, str], tuple[Unknown, ...]]  # spec.template.unknown_in, of an environment: spec and set_dir in
+
+
+def all_known(spec: TaskSpec, set_dir: str) -> tuple[Unknown, ...]:
+    """Where nobody can tell which variables there are."""
+    return ()
 
 
 class Actual(NamedTuple):
@@ -61,6 +68,7 @@ def register(
     *,
     not_built: NotBuilt,
     now: int,
+    unknown_in: UnknownIn = all_known,
 ) -> Registered:
     """The Task that follows from everything known about one id.
 
@@ -69,11 +77,11 @@ def register(
     claims = list(claims)
     desired = keeper_of(claims, present)
     base = present or Task(id=desired.id, source=desired.source)
-    refusal = _refusal(desired, path_holder(desired, rivals))
+    refusal = _refusal(desired, path_holder(desired, rivals), unknown_in)
     takes = bool(desired.digest) and refusal is None
     moved = takes and (desired.digest != base.digest or desired.source != base.source)
     task = _taken(base, desired, now, moved=moved) if takes else msgspec.structs.replace(base, source=desired.source)
-    conditions = carried(base.conditions, _conditions(task, desired, claims, refusal, not_built), task.generation, now)
+    conditions = carried(base.conditions, _conditions(task, desired, claims, refusal, not_built, unknown_in), task.generation, now)
     task = msgspec.structs.replace(
         task,
         conditions=conditions,
@@ -101,10 +109,16 @@ def _taken(base: Task, desired: DesiredTask, now: int, *, moved: bool) -> Task:
     )
 
 
-def _refusal(desired: DesiredTask, holder: str) -> Condition | None:
+def _refusal(desired: DesiredTask, holder: str, unknown_in: UnknownIn) -> Condition | None:
     if holder and holder != desired.id:
         return Condition("Ready", False, "PathTaken", f"webhook {wanted_path(desired)} belongs to task {holder}; choose another path")
-    return None
+    why = secretless(unknown_in(desired.spec, desired.set_dir)) if desired.spec is not None else ""
+    return Condition("Ready", False, "UnknownVariable", why) if why else None
+
+
+def _few(messages: list[str]) -> str:
+    """The first three, and how many more there are."""
+    return "; ".join(messages[:3]) + (f" (+{len(messages) - 3} more)" if len(messages) > 3 else "")
 
 
 def _conditions(
@@ -113,6 +127,7 @@ def _conditions(
     claims: list[DesiredTask],
     refusal: Condition | None,
     not_built: NotBuilt,
+    unknown_in: UnknownIn,
 ) -> list[Condition]:
     found = [_ready(task, desired, refusal)]
     others = sorted(claim.source for claim in claims if claim.source != desired.source)
@@ -122,6 +137,9 @@ def _conditions(
         missing = not_built(task.spec, task.runtime)
         if missing:
             found.append(Condition("NotImplemented", True, "NotBuiltYet", f"accepted, but without effect in this release: {', '.join(missing)}"))
+        unknown = [each.message for each in unknown_in(task.spec, task.set_dir) if each.place.kind != "secret"]  # that is for Ready to say
+        if unknown:
+            found.append(Condition("UnknownVariable", True, "NotKnown", _few(unknown)))
         if task.spec.permissions is None or task.spec.permissions.net is None:
             found.append(Condition("NetOpen", True, "NetNotSet", "permissions.net is absent: the whole network is open to this task"))
     if task.suspended:

@@ -124,7 +124,6 @@ _RELAY_URL = re.compile(
     r"(?:https://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])|http://(?:localhost|127\.[0-9.]+|\[::1\]))(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?"
 )
 _WITH_SECRET = re.compile(r"[a-z]+://(?:[^/@]*:[^/]*|[^/@]{33,})@|https?://[^?#]*[?#]")  # a user of this length is rather a token
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _listen(node: Node, faults: Faults, at: At, label: str) -> Any:
@@ -149,15 +148,16 @@ def _url(node: Node, faults: Faults, at: At, label: str) -> Any:
     if value is not BAD and _WITH_SECRET.match(value):  # never shown
         return faults.add(at, "'url' holds a password, a token or a query: remove it, and name the token in auth: {token_env: …}")
     if value is not BAD and not _URL.fullmatch(value):
-        return faults.add(at, f"'url' must be like https://host/path, ssh://user@host/path or user@host:path, not {shown(value)}")
+        return faults.add(at, "'url' must be like https://host/path, ssh://user@host/path or user@host:path")
     return value
 
 
 def _relay_url(node: Node, faults: Faults, at: At, label: str) -> Any:
     value = text(node, faults, at, label)
     if value is not BAD and not _RELAY_URL.fullmatch(value):
-        wanted = "must be like https://relay.example.org; http:// only reaches this machine, for the token would be read on its way"
-        return faults.add(at, f"'url' {wanted}, not {shown(value)}")
+        return faults.add(
+            at, "'url' must be like https://relay.example.org; http:// only reaches this machine, for the token would be read on its way"
+        )
     return value
 
 
@@ -177,9 +177,8 @@ def _branch(node: Node, faults: Faults, at: At, label: str) -> Any:
 
 def _variable(node: Node, faults: Faults, at: At, label: str) -> Any:
     value = text(node, faults, at, label)
-    if value is not BAD and not _VARIABLE.fullmatch(value):
-        return faults.add(at, f"'{label}' must be the name of an environment variable, not {shown(value)}")
-    return value
+    wrong = names.bad_variable(value) if value is not BAD else None
+    return value if wrong is None else faults.add(at, f"'{label}' {wrong}")
 
 
 def _chain(node: Node, faults: Faults, at: At, label: str) -> Any:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from dicode.messages.fault import Fault
-from dicode.spec.access import Rules, repo_of_ref
+from dicode.spec.access import Rules, place_of_repo, repo_of_ref
 from dicode.spec.cascade import place_of
 from dicode.spec.names import MAX_SEGMENTS, is_segment
 from dicode.spec.taskset import FILE, Entry, Inline, Layer, Overrides, ParsedSet, Ref
@@ -167,7 +167,10 @@ class _TooMany(Exception):
 
 
 class _Visit(NamedTuple):
-    """A set to be expanded under an id. `above`: patches for its entries, the outermost first; `chain`: the sets that lead to it."""
+    """A set to be expanded under an id. `above`: patches for its entries, the outermost first.
+
+    `chain`: the sets that lead to it, itself the last, each by its repository (`place_of_repo`) and path there.
+    """
 
     id: str
     seen: SetAt
@@ -193,9 +196,10 @@ class _Expanding:
         wrong = _wrong_root(root, seen)
         try:
             if isinstance(seen, SetAt) and not wrong:
-                self._set(_Visit(source, seen, (), (seen.at,)))
+                self._set(_Visit(source, seen, (), (At(self._rules.home, seen.at.path),)))
         except _TooMany:
-            wrong = (Fault(name_of(root), 1, 1, f"leads to more than {MAX_TASKS:,} tasks: split it into several sources"),)
+            assert isinstance(seen, SetAt), "nothing else leads anywhere"
+            wrong = (Fault(seen.parsed.file, 1, 1, f"leads to more than {MAX_TASKS:,} tasks: split it into several sources"),)
         if wrong or seen is None:
             places = self._places(root)
             return Expansion({}, {"": wrong} if wrong else {}, frozenset([root] if seen is None else ()), places, {}, {})
@@ -275,7 +279,6 @@ class _Set:
         self._before = before.leaves if before is not None else {}
         self._file = visit.seen.parsed.file
         self._folder = posixpath.dirname(visit.seen.at.path)
-        self._is_full = visit.id.count("/") + 1 >= MAX_SEGMENTS
         entries = visit.seen.parsed.entries
         if before is not None and before.stands(visit, look):
             touched = before.touched | self.touched
@@ -326,8 +329,6 @@ class _Set:
         id = self._id(key, entry)
         if entry.faults:
             self.faults[id] = entry.faults
-        elif self._is_full:
-            self._fault(id, entry.place, f"the id has {MAX_SEGMENTS + 1} segments, at most {MAX_SEGMENTS} are allowed: move the task further up")
         elif entry.inline is not None:
             self._leaf(id, At(self.visit.seen.at.tree, self._folder), key, entry, above, entry.place)
         elif entry.ref is not None:
@@ -371,9 +372,10 @@ class _Set:
     def _inner(self, id: str, ref: Ref, seen: SetAt, patches: list[Layer]) -> None:
         """An entry that refers to a set: it is expanded in its turn."""
         chain = self.visit.chain
-        if seen.at in chain:
+        here = At(place_of_repo(self.repos[id][0]) if ref.url else chain[-1].tree, seen.at.path)
+        if here in chain:
             self._fault(id, ref.path_at, f"{_written(ref)} is a cycle: this set is part of the one it refers to")
-        elif len(chain) >= MAX_SEGMENTS or id.count("/") + 1 >= MAX_SEGMENTS:
+        elif id.count("/") + 1 >= MAX_SEGMENTS:  # what it holds would have one more
             self._fault(id, ref.path_at, f"{_written(ref)} leads too deep: sets are nested in at most {MAX_SEGMENTS - 1} others")
         elif seen.parsed.faults:
             self.faults[id] = seen.parsed.faults
@@ -383,7 +385,7 @@ class _Set:
                 self.faults[id] = tuple(wrong)
             else:
                 above = tuple([layer for layer in patches if layer.children])
-                self.inner[id] = _Visit(id, seen, above, (*chain, seen.at))
+                self.inner[id] = _Visit(id, seen, above, (*chain, here))
 
     def _leaf(self, id: str, at: At, key: str, entry: Entry, above: list[Layer], place: Place) -> None:
         layers = _layers(self.visit.seen.parsed.defaults, above, entry.overrides)

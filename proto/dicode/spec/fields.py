@@ -34,6 +34,7 @@ class _Bad:
 
 
 BAD = _Bad()
+SECRETS = ("auth", "credentials")  # where people write a secret itself instead of fields: what stands there is never shown
 
 
 class Faults:
@@ -142,7 +143,8 @@ class StructReader:
 
     def __call__(self, node: Node, faults: Faults, at: At, label: str) -> Any:
         if not isinstance(node, yaml.Mapping):
-            return faults.add(at, f"'{label}' must be a mapping of fields, not {_kind(node)}")
+            found = "" if label in SECRETS else f", not {_kind(node)}"
+            return faults.add(at, f"'{label}' must be a mapping of fields{found}")
         values: dict[str, Any] = {}
         meant: set[str] = set()
         bad = False

@@ -1,4 +1,4 @@
-"""Names: which may be parts of a task id, branches and commits of git, and what to say of the others."""
+"""Names: which may be parts of a task id, branches and commits of git, environment variables, and what to say of the others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ MAX_SEGMENTS = 16
 MAX_BRANCH = 250  # bytes: a ref is a file name on somebody's disk
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _NO_BRANCH = re.compile(r"^[-/.]|\.\.|//|@\{|[\s\0-\x1f\x7f~^:?*\[\\]|/\.|\.lock(?:/|$)|[./]$|^@$")  # git-check-ref-format(1)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN = re.compile(r"gh[a-z]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}")  # GitHub's could be names of variables
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -42,3 +44,12 @@ def is_branch(name: str) -> bool:
 def is_commit(text: str) -> bool:
     """The whole id of a commit, in hex."""
     return _COMMIT.fullmatch(text) is not None
+
+
+def bad_variable(text: str) -> str | None:
+    """What to say of a text that names no environment variable for a secret; never repeats it: it may be the secret itself."""
+    if _TOKEN.fullmatch(text):
+        return (
+            "must be the name of an environment variable: this is the secret itself; remove it, have it replaced, and name the variable that holds it"
+        )
+    return None if _VARIABLE.fullmatch(text) else "must be the name of an environment variable: letters, digits and underscores"

@@ -6,7 +6,8 @@ between the Task that is and the Task that would be is the plan. Nothing is deci
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from dicode.spec.chains import cycles, starts_of
 from dicode.spec.claims import Claims, keeper_of, path_rivals
 from dicode.spec.removal import loses_too_much
 from dicode.spec.schedule import BadCron, delay_of, expression_of, fires
+from dicode.spec.template import TASK_VARIABLES, unknown_in, uses
 
 FIRES = 3  # fires shown of a schedule, before and after
 
@@ -44,7 +46,10 @@ class Error(msgspec.Struct, frozen=True):
 
 
 class Offered(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One task as the source would say it. With faults it keeps what is written of it, whatever else stands here."""
+    """One task as the source would say it. With faults it keeps what is written of it, whatever else stands here.
+
+    `set_dir`: where the root TaskSet lies, as it is told; "" outside of TaskSets.
+    """
 
     id: str
     digest: str = ""
@@ -53,6 +58,7 @@ class Offered(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime: Runtime | None = None
     dir: str = ""
     faults: tuple[Fault, ...] = ()
+    set_dir: str = ""
 
 
 class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,6 +66,7 @@ class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `held`: the controller itself would wait before it removes these. `revision`: the commit it was read from.
     `file`: an offer too big for a message lies there instead (absolute path, this JSON); its reader removes it.
+    `unset`: variables that secrets of webhooks name and that are not set where dicode runs.
     """
 
     tasks: tuple[Offered, ...] = ()
@@ -68,10 +75,30 @@ class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     held: bool = False
     revision: str = ""
     file: str = ""
+    unset: tuple[str, ...] = ()
 
 
-def offer_of(found: Iterable[Offered], written: Mapping[str, DesiredTask], errors: Iterable[Error] = (), revision: str = "") -> Offer:
-    """The offer of a source in which `found` is all there is. `written`: its DesiredTasks by id.
+class AllBut:
+    """An environment in which everything is set but these."""
+
+    def __init__(self, unset: Collection[str] = ()) -> None:
+        self._unset = unset
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self._unset
+
+
+EVERYTHING = AllBut()
+
+
+def offer_of(
+    found: Iterable[Offered],
+    written: Mapping[str, DesiredTask],
+    errors: Iterable[Error] = (),
+    revision: str = "",
+    host: Container[str] = EVERYTHING,
+) -> Offer:
+    """The offer of a source in which `found` is all there is. `written`: its DesiredTasks by id; `host`: the environment of dicode.
 
     What lies at or below an error keeps what is written. Whatever has faults is offered even if they are written already.
     """
@@ -79,7 +106,13 @@ def offer_of(found: Iterable[Offered], written: Mapping[str, DesiredTask], error
     ids = {each.id for each in found}
     differing = tuple(each for each in found if each.faults or _differs(each, written.get(each.id)))
     removed = tuple(sorted(id for id in written.keys() - ids if not any(_is_below(id, error.id) for error in errors)))
-    return Offer(differing, removed, errors, loses_too_much(len(removed), len(written)), revision)
+    held = loses_too_much(len(removed), len(written))
+    return Offer(differing, removed, errors, held, revision, unset=tuple(sorted(_unset(found, host))))
+
+
+def _unset(found: Iterable[Offered], host: Container[str]) -> set[str]:
+    named = (use for each in found if each.spec is not None and each.spec.trigger.webhook_secret for use in uses(each.spec))
+    return {use.variable for use in named if use.place.kind == "secret" and use.variable not in TASK_VARIABLES and use.variable not in host}
 
 
 def _differs(offered: Offered, present: DesiredTask | None) -> bool:
@@ -173,7 +206,8 @@ def plan(offer: Offer, source: Source, world: World) -> Plan:
     touched: set[str] = set()
     for key, said in _said(offer, source, world.desired):
         touched |= claims.take(key, said)
-    outcomes = [_outcome(id, claims, world) for id in sorted(touched)]
+    host = AllBut(offer.unset)
+    outcomes = [_outcome(id, claims, world, host) for id in sorted(touched)]
     moved = [outcome for outcome in outcomes if outcome.moved]
     offered = {each.id for each in offer.tasks}
     written = sum(desired.source == source.name for desired in world.desired.values())
@@ -185,10 +219,19 @@ def plan(offer: Offer, source: Source, world: World) -> Plan:
         started=tuple(outcome.id for outcome in moved if _is_started(outcome, world)),
         stopped=tuple(outcome.id for outcome in moved if _is_stopped(outcome, world)),
         collisions=(*_collisions(outcomes, offered, claims, world), *_chain_collisions(outcomes, world)),
-        errors=(*offer.errors, *(Error.of(each.id, fault) for each in offer.tasks for fault in each.faults)),
+        errors=(*offer.errors, *(Error.of(each.id, fault) for each in offer.tasks for fault in each.faults), *_secretless(outcomes, offer)),
         next=dict(_next(moved, world)),
         held=offer.held or loses_too_much(len(offer.removed), written),
     )
+
+
+def _secretless(outcomes: Iterable[Outcome], offer: Offer) -> Iterator[Error]:
+    """Webhooks that would be refused for a secret nobody has set."""
+    dirs = {each.id: each.dir for each in offer.tasks}
+    for outcome in outcomes:
+        ready = condition.find(outcome.after.conditions, "Ready") if outcome.after is not None and outcome.id in dirs else None
+        if ready is not None and ready.reason == "UnknownVariable":
+            yield Error(outcome.id, dirs[outcome.id], 1, 1, ready.message)
 
 
 def _said(offer: Offer, source: Source, written: Mapping[str, DesiredTask]) -> Iterator[tuple[str, DesiredTask | None]]:
@@ -211,19 +254,21 @@ def _desired(offered: Offered, source: Source, present: DesiredTask | None) -> D
         spec=offered.spec,
         runtime=offered.runtime,
         dir=offered.dir,
+        set_dir=offered.set_dir,
         faults=(),
         order=source.order,
     )
 
 
-def _outcome(id: str, claims: Claims, world: World) -> Outcome:
+def _outcome(id: str, claims: Claims, world: World, host: AllBut) -> Outcome:
     """One look at each id is enough: whether a rival serves a path only counts while it claims it."""
     mine, present = claims.of(id), world.tasks.get(id)
     if not mine:
         return Outcome(id, present, None, "unregistered" if present is not None else "")
     rivals = path_rivals(keeper_of(mine, present), claims, world.tasks.get)
     actual = Actual(world.schedules.get(id), None, world.daemons.get(id))
-    registered = register(mine, present, actual, rivals, not_built=world.not_built, now=world.now)
+    unknown = partial(unknown_in, host=host)
+    registered = register(mine, present, actual, rivals, not_built=world.not_built, now=world.now, unknown_in=unknown)
     return Outcome(id, present, registered.task, registered.change)
 
 

@@ -12,11 +12,14 @@ from dicode.messages.task import Runtime, TaskSpec
 from dicode.spec import digest, names
 from dicode.spec.cascade import Base, apply, blamed, check
 from dicode.spec.expand import Leaf
-from dicode.spec.folder import Folder
+from dicode.spec.folder import Folder, FolderFile
 from dicode.spec.task import FILE, Parsed, choose_script, parse_task
 from dicode.spec.taskset import Inline, Layer
 from dicode.spec.trees import Want
 from dicode.spec.yaml import Scalar, Sequence
+
+MAX_LINKS = 40  # as the kernel follows
+MAX_SPEC = 256 << 10  # bytes of a spec as JSON: four times a task.yaml, and it still travels in one frame with all that goes with it
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -99,23 +102,40 @@ def _resolved(folder: Folder, id: str, spec: TaskSpec, base: Base, layers: tuple
     if isinstance(script, str):
         return (blamed(script, base, layers, ("runtime",)),)
     spec_json = digest.spec_json(spec)
+    if len(spec_json) > MAX_SPEC:
+        return (_too_long(spec_json, base, layers),)
     manifest = digest.manifest(spec_json, folder.files)
     return Resolved(
         id, spec, script.runtime, script.path, digest.digest_of(manifest), digest.process_of(spec, manifest), manifest, spec_json, folder.dir
     )
 
 
+def _too_long(spec_json: bytes, base: Base, layers: tuple[Layer, ...]) -> Fault:
+    fields: dict[str, msgspec.Raw] = msgspec.json.decode(spec_json, type=dict[str, msgspec.Raw])
+    longest = max(fields, key=lambda name: len(bytes(fields[name])))
+    said = f"the resolved spec has {len(spec_json):,} bytes, most of them in '{longest}'; {MAX_SPEC:,} are allowed: move what is long into a file"
+    return blamed(said, base, layers, (longest,))
+
+
 def _script_kinds(folder: Folder, key: str) -> dict[str, str]:
     """Kinds of the files directly in the folder; of a link, that of the file it leads to."""
     kinds: dict[str, str] = {}
     stems = ("task", f"{key}.") if key else ("task",)
-    for path, kind, content in folder.files:
-        if "/" in path or not path.startswith(stems):
-            continue
-        if kind != "l":
-            kinds[path] = kind
-            continue
-        led_to = folder.find(posixpath.normpath(content.decode(errors="replace")))
-        if led_to is not None and led_to.kind != "l":
-            kinds[path] = led_to.kind
+    for file in folder.files:
+        if "/" not in file.path and file.path.startswith(stems):
+            led_to = _followed(folder, file)
+            if led_to is not None:
+                kinds[file.path] = led_to.kind
     return kinds
+
+
+def _followed(folder: Folder, file: FolderFile) -> FolderFile | None:
+    """The file at the end of its links; None where there is none. Links that go round in a circle are faults of the folder."""
+    for _ in range(MAX_LINKS):
+        if file.kind != "l":
+            return file
+        found = folder.find(posixpath.normpath(posixpath.join(posixpath.dirname(file.path), file.content.decode(errors="replace"))))
+        if found is None:
+            return None
+        file = found
+    return None

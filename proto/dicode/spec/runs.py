@@ -1,24 +1,59 @@
-"""What becomes of a run: pure transitions. The queue in the store looks up the facts, asks here, and writes the answer.
-
-queued ──claim──► running ──finish──► succeeded
-  ▲ │                │ └────────────► failed · timed_out · lost ─┐
-  │ └──cancel──► cancelled ◄── a cancelled one that ended badly  │
-  └──────────────── while attempts are left, after the backoff ──┘        skipped: written down, never queued
-"""
+"""What becomes of a run: its state table, and pure transitions. The queue in the store looks up the facts, asks here, and writes the answer."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
 from dicode.messages.kinds import ENDED, Result, Run, RunStatus, Task
 
-RETRIED: frozenset[RunStatus] = frozenset({"failed", "timed_out", "lost"})
 RECORDED = ("cron", "chain")  # nobody waits for the answer: what is not run is written down as skipped
 WAITING_MAX = 10_000  # runs on the queue; SPEC 9
+
+
+class Cue(StrEnum):
+    """What happens to a run. The words stand in the state diagram."""
+
+    ASKED = "fired, or asked for"
+    SKIPPED = "suspended, or overlap is skip"
+    CLAIMED = "claimed by a worker"
+    CANCEL = "to be cancelled"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "took too long"
+    LOST = "its worker is gone"
+    CANCELLED = "ended as it was to be cancelled"
+    AGAIN = "ended badly, an attempt is left"
+
+
+BEGINS: Mapping[Cue, RunStatus] = {Cue.ASKED: "queued", Cue.SKIPPED: "skipped"}
+
+#: What has no row has ended. A retry waits on the queue until its backoff is over; who is to be cancelled runs until its worker has ended it.
+TABLE: Mapping[RunStatus, Mapping[Cue, RunStatus]] = {
+    "queued": {
+        Cue.CLAIMED: "running",
+        Cue.CANCEL: "cancelled",
+    },
+    "running": {
+        Cue.CANCEL: "running",
+        Cue.SUCCEEDED: "succeeded",
+        Cue.FAILED: "failed",
+        Cue.TIMED_OUT: "timed_out",
+        Cue.LOST: "lost",
+        Cue.CANCELLED: "cancelled",
+        Cue.AGAIN: "queued",
+    },
+}
+
+#: How a worker may say that an attempt ended.
+TOLD: Mapping[RunStatus, Cue] = {
+    "succeeded": Cue.SUCCEEDED, "failed": Cue.FAILED, "timed_out": Cue.TIMED_OUT, "lost": Cue.LOST, "cancelled": Cue.CANCELLED,
+}  # fmt: skip
+BAD = (Cue.FAILED, Cue.TIMED_OUT, Cue.LOST)
 
 Reason = Literal["unknown", "not_ready", "suspended", "overlap", "full"]
 
@@ -83,7 +118,16 @@ def filled(run: Run, task: Task | None, now: int) -> Run | Declined:
                 backoff_max=run.backoff_max if spec.retry.max is None else spec.retry.max,
             )
     run = replace(
-        run, status="queued", attempt=1, fence=0, worker="", started=0, finished=0, cancel=False, created=run.created or now, due=run.due or now
+        run,
+        status=BEGINS[Cue.ASKED],
+        attempt=1,
+        fence=0,
+        worker="",
+        started=0,
+        finished=0,
+        cancel=False,
+        created=run.created or now,
+        due=run.due or now,
     )
     if task.suspended:
         record = skipped(run, "suspended", now) if run.trigger.type in RECORDED else None
@@ -106,22 +150,30 @@ def admitted(run: Run, live: Sequence[Live], waiting: int, now: int) -> Admitted
 
 
 def skipped(run: Run, why: str, now: int) -> Run:
-    return replace(run, status="skipped", finished=now, error=why)
+    return replace(run, status=BEGINS[Cue.SKIPPED], finished=now, error=why)
 
 
 def started(run: Run, worker: str, fence: int, now: int) -> Run:
     """Claimed by `worker`. What an earlier attempt left is cleared."""
-    return replace(run, status="running", worker=worker, fence=fence, started=now, finished=0, exit_code=None, result=None, error="")
+    status = TABLE[run.status][Cue.CLAIMED]
+    return replace(run, status=status, worker=worker, fence=fence, started=now, finished=0, exit_code=None, result=None, error="")
 
 
 def ended(run: Run, status: RunStatus, now: int, *, exit_code: int | None = None, result: Result | None = None, error: str = "") -> Run:
     """The running attempt is over: the run ended, or is queued again where a retry is left."""
-    if run.cancel and status in RETRIED:
-        status = "cancelled"
-    if status in RETRIED and run.attempt < run.attempts:
-        due = now + backoff(run)
-        return replace(run, status="queued", attempt=run.attempt + 1, due=due, worker="", started=0, exit_code=exit_code, result=None, error=error)
-    return replace(run, status=status, finished=now, exit_code=exit_code, result=result, error=error)
+    cue = _end(run, TOLD[status])
+    run = replace(run, status=TABLE[run.status][cue], exit_code=exit_code, error=error)
+    if cue is Cue.AGAIN:
+        return replace(run, attempt=run.attempt + 1, due=now + backoff(run), worker="", started=0, result=None)
+    return replace(run, finished=now, result=result)
+
+
+def _end(run: Run, told: Cue) -> Cue:
+    if told not in BAD:
+        return told
+    if run.cancel:
+        return Cue.CANCELLED
+    return Cue.AGAIN if run.attempt < run.attempts else told
 
 
 def lost(run: Run, now: int) -> Run:
@@ -131,11 +183,10 @@ def lost(run: Run, now: int) -> Run:
 
 def cancelled(run: Run, who: str, now: int) -> Run:
     """A queued run ends at once, a running one is marked for its worker; one that has ended stays as it is."""
-    if run.status == "queued":
-        return replace(run, status="cancelled", finished=now, cancel=True, error=f"cancelled by {who}" if who else "cancelled")
     if run.status in ENDED or run.cancel:
         return run
-    return replace(run, cancel=True)
+    run = replace(run, status=TABLE[run.status][Cue.CANCEL], cancel=True)
+    return replace(run, finished=now, error=f"cancelled by {who}" if who else "cancelled") if run.status in ENDED else run
 
 
 def backoff(run: Run) -> int:
@@ -145,3 +196,25 @@ def backoff(run: Run) -> int:
     except OverflowError:
         return run.backoff_max
     return int(min(max(delay, 0), run.backoff_max))
+
+
+# ---- the diagram
+
+
+def page() -> str:
+    """The table as docs/states/run.md: `python -m dicode.spec.runs > docs/states/run.md`."""
+    lines = [
+        "# The life of a run",
+        "",
+        "Made from the table in `proto/dicode/spec/runs.py`; a test fails when they differ. An arrow says what happened.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+    ]
+    lines += [f"    [*] --> {to}: {cue}" for cue, to in BEGINS.items()]
+    lines += [f"    {status} --> {to}: {cue}" for status, moves in TABLE.items() for cue, to in moves.items()]
+    return "\n".join([*lines, "```", ""])
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -294,8 +294,7 @@ def _overrides(written: WrittenEntry, node: yaml.Mapping, file: str) -> Layer | 
 # ── forms and rules that an annotation cannot say ──
 
 _URL = re.compile(r"(?:https?|ssh)://[^\s\0?#]+|file:///[^\s\0?#]+|(?!-)[A-Za-z0-9._-]+@(?!-)[A-Za-z0-9.-]+:[^\s\0]+")
-_SECRET = re.compile(r"(?:https?://[^/]*@|ssh://[^/@]*:[^/@]*@)")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"https?://[^/]*@|ssh://[^/@]*:[^/@]*@|https?://[^?#]*[?#]")
 
 
 def _url(node: Node, faults: Faults, at: At, label: str) -> Any:
@@ -303,9 +302,11 @@ def _url(node: Node, faults: Faults, at: At, label: str) -> Any:
     if value is BAD:
         return BAD
     if _SECRET.match(value):
-        return faults.add(at, "'url' holds a user or password: name the secret with `credentials` in dicode.yaml")
+        return faults.add(at, "'url' holds a user, a password or a query: name the secret with `credentials` in dicode.yaml")
     if not _URL.fullmatch(value) or "/../" in f"{value}/":
-        return faults.add(at, f"'url' must be like https://host/path, ssh://user@host/path or user@host:path, not {shown(value) or 'empty'}")
+        return faults.add(
+            at, "'url' must be like https://host/path, ssh://user@host/path or user@host:path"
+        )  # never shown: who knows what stands in it
     return value
 
 
@@ -318,9 +319,8 @@ def _branch(node: Node, faults: Faults, at: At, label: str) -> Any:
 
 def _variable(node: Node, faults: Faults, at: At, label: str) -> Any:
     value = text(node, faults, at, label)
-    if value is not BAD and not _VARIABLE.fullmatch(value):
-        return faults.add(at, f"'{label}' must be the name of an environment variable, not {shown(value) or 'empty'}")
-    return value
+    wrong = names.bad_variable(value) if value is not BAD else None
+    return value if wrong is None else faults.add(at, f"'{label}' {wrong}")
 
 
 def _ref_path(node: Node, faults: Faults, at: At, label: str) -> Any:

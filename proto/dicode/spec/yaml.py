@@ -7,6 +7,7 @@ which are checked on the way (PyYAML's own composer overflows the C stack at 50,
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from yaml import MarkedYAMLError, YAMLError
@@ -248,8 +249,12 @@ class _Reader:
             raise _Stop
 
 
+_PASSWORD = re.compile(r"(?<=://)(?:[^/@\s:]*:[^/@\s]*|[^/@\s]{33,})(?=@)")  # a user of this length is rather a token
+
+
 def shown(text: str) -> str:
-    """Text from a file, short enough and clean enough for a message."""
+    """Text from a file, short enough and clean enough for a message, and without the password of a URL."""
+    text = _PASSWORD.sub("…", text[:2_000])
     short = text if len(text) <= 60 else text[:60] + "…"
     return short if short.isprintable() else ascii(short)[1:-1]
 
@@ -259,7 +264,8 @@ def _syntax(error: YAMLError, data: bytes, file: str) -> Fault:
         line, column = mark.line + 1, mark.column + 1
         words = [error.context, error.problem]
         message = ": ".join(word for word in words if word)
-        if "cannot start any token" in message and data.split(b"\n")[line - 1 : line][0].lstrip(b" ").startswith(b"\t"):
+        there = b"".join(data.split(b"\n")[line - 1 : line])  # nothing where YAML counts more line breaks than these
+        if "cannot start any token" in message and there.lstrip(b" ").startswith(b"\t"):
             message = "a tab in the indentation: indent with spaces"
         return Fault(file, line, column, f"not YAML: {message}")
     if isinstance(error, ReaderError):

@@ -17,7 +17,7 @@ from dicode.wire.frames import (
     StoreAway,
     StoreFailed,
     decode_reply,
-    encode,
+    encode_command,
     heard_of,
 )
 
@@ -49,7 +49,7 @@ class BlockingWire:
         """The answer, whatever it is. Raises StoreAway, StoreFailed."""
         self._count += 1
         request = self._prefix + self._count.to_bytes(8, "big")
-        frames = [request, encode(command)]
+        frames = [request, encode_command(command)]
         left = deadline
         while left > 0:
             self._dealer.send_multipart(frames)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
+from collections import deque
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from dicode.wire.frames import (
     StoreAway,
     StoreFailed,
     decode_reply,
-    encode,
+    encode_command,
     heard_of,
 )
 
@@ -43,6 +43,7 @@ class Open:
     answer: asyncio.Future[AnyReply]
     again_at: float
     until: float
+    stuck: bool = False  # it waits to be sent
 
 
 class Wire:
@@ -54,9 +55,11 @@ class Wire:
         self._dealer.setsockopt(zmq.LINGER, 500)
         self._dealer.setsockopt(zmq.RECONNECT_IVL, 20)
         self._dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
+        self._dealer.setsockopt(zmq.IMMEDIATE, 1)  # no connection, no pipe: what nobody takes may not pile up, nor be done late
         self._dealer.connect(commands)
         self._changes = changes
         self._waiting: dict[bytes, Open] = {}
+        self._stuck: deque[Open] = deque()  # what there was no pipe for, or no room in it
         self._patrol: asyncio.TimerHandle | None = None
         self._prefix = os.urandom(8)
         self._count = itertools.count()
@@ -79,15 +82,16 @@ class Wire:
         loop = asyncio.get_running_loop()
         request = self._prefix + next(self._count).to_bytes(8, "big")
         now = loop.time()
-        asked = Open(type(command).__name__, [request, encode(command)], loop.create_future(), now + ASK_AGAIN, now + deadline)
+        asked = Open(type(command).__name__, [request, encode_command(command)], loop.create_future(), now + ASK_AGAIN, now + deadline)
         self._waiting[request] = asked
         if self._patrol is None:
             self._patrol = loop.call_later(ASK_AGAIN / 4, self._look_after)
         try:
-            self._send(asked.frames)
+            self._send(asked)
             answer = await asked.answer
         finally:
             self._waiting.pop(request, None)
+            asked.frames.clear()  # its error would hold on to them until the garbage is collected
         if isinstance(answer, Failed):
             raise StoreFailed(answer.message)
         return answer
@@ -103,7 +107,7 @@ class Wire:
                 asked.answer.set_exception(StoreAway(f"no answer to {asked.what}"))
             elif now >= asked.again_at:
                 asked.again_at = now + ASK_AGAIN
-                self._send(asked.frames)
+                self._send(asked)
         self._patrol = loop.call_later(ASK_AGAIN / 4, self._look_after) if self._waiting else None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -139,7 +143,7 @@ class Wire:
     async def _write_some(self, some: list[Unsent]) -> None:
         try:
             answer = await self.ask(WriteAll(writes=tuple(ops for ops, _ in some)), WroteAll)
-        except (StoreAway, StoreFailed, TypeError) as error:
+        except Exception as error:  # whatever it is: who waits must hear of it
             for _, future in some:
                 if not future.done():
                     future.set_exception(error)
@@ -152,10 +156,23 @@ class Wire:
             else:
                 future.set_result(each)
 
-    def _send(self, frames: list[bytes]) -> None:
-        with contextlib.suppress(zmq.Again):  # the pipe is full while the store is away: it is sent again in a moment
-            self._dealer.send_multipart(frames, zmq.NOBLOCK)
+    def _send(self, asked: Open) -> None:
+        if not asked.stuck:
+            asked.stuck = True
+            self._stuck.append(asked)
+        self._send_stuck()
         self._loop.call_soon(self._read)
+
+    def _send_stuck(self) -> None:
+        while self._stuck:
+            asked = self._stuck[0]
+            if not asked.answer.done():
+                try:
+                    self._dealer.send_multipart(asked.frames, zmq.NOBLOCK)
+                except zmq.Again:
+                    return  # the descriptor tells when there is room
+            asked.stuck = False
+            self._stuck.popleft()
 
     def _read(self) -> None:
         """Take all that has been answered. ZeroMQ's descriptor tells that something has changed, and tells it once: sending may swallow that."""
@@ -163,8 +180,10 @@ class Wire:
             try:
                 parts = self._dealer.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                break
             self._take(parts)
+        if self._stuck and not self._dealer.closed:
+            self._send_stuck()
 
     def _take(self, parts: list[bytes]) -> None:
         if len(parts) != 2:
@@ -260,7 +279,7 @@ def _fitting(unsent: list[Unsent]) -> Iterator[list[Unsent]]:
     group: list[Unsent] = []
     size = 0
     for ops, future in unsent:
-        more = sum(len(op.key) + 64 if isinstance(op, Delete) else len(op.body) + 64 for op in ops)
+        more = sum(map(_size, ops))
         if group and size + more > FITTING:
             yield group
             group, size = [], 0
@@ -268,3 +287,10 @@ def _fitting(unsent: list[Unsent]) -> Iterator[list[Unsent]]:
         size += more
     if group:
         yield group
+
+
+def _size(op: Put | Delete | Append) -> int:
+    """About as many bytes as it takes in a command."""
+    key = "" if isinstance(op, Append) else op.key
+    body = b"" if isinstance(op, Delete) else op.body
+    return len(key) + len(op.cause) + len(body) + 64

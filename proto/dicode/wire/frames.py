@@ -33,7 +33,7 @@ class StoreAway(Exception):
 
 
 class StoreFailed(Exception):
-    """The store answered that it could not (disk full, bad command)."""
+    """The store could not (disk full), or can never do it (bad command, too big)."""
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +74,14 @@ _BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)  #
 
 def encode(message: Kind | AnyCommand | AnyReply | Header | Heads) -> bytes:
     return _encode(message)
+
+
+def encode_command(command: AnyCommand) -> bytes:
+    """Raises StoreFailed when it does not fit into a frame: the store would hang up without a word."""
+    frame = _encode(command)
+    if len(frame) > MAX_FRAME:
+        raise StoreFailed(f"{type(command).__name__} has {len(frame)} bytes, a frame has at most {MAX_FRAME}")
+    return frame
 
 
 def decode_body(kind: str, body: bytes) -> Kind:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from dicode.messages.task import Runtime, TaskSpec
 from dicode.runtime.deno import permission_flags
-from dicode.runtime.environment import expand, known
 
 SDK = Path(__file__).resolve().parent.parent / "sdk"  # dicode.sdk; named by path, for task interpreters know no `dicode` of ours
 PYTHON_ENTRY = SDK / "main.py"
@@ -49,14 +48,13 @@ def plan(
     data_dir: Path,
     host: Mapping[str, str],
     task_id: str = "",
-    set_dir: str = "",
     python: Path | None = None,
     variables: Mapping[str, str] | None = None,
     socket: Path | None = None,
 ) -> Launch:
-    """The command for the task `task_id` in `task_dir`, its folder in an unpacked bundle.
+    """The command for the task `task_id` in `task_dir`, its folder in an unpacked bundle; variables are filled in.
 
-    `host` is the environment of the role, as far as a task may see it (environment.visible).
+    `host` is the environment of the role.
     `python` is the interpreter with the task's PEP 723 dependencies (runtime.dependencies), None for the plain one.
     `variables` is the environment it will get and `socket` its DICODE_SOCKET: deno grants the names and the path.
     Raises CannotStart, RuntimeMissing.
@@ -71,8 +69,7 @@ def plan(
         case "deno":
             script = find_script("deno", task_dir, task_id)
             binary = find_program("deno", host, "a deno task needs deno: pip install 'dicode[deno]', or put deno on the PATH")
-            names = known(task_dir, data_dir, host, set_dir)
-            flags = permission_flags(spec.permissions, lambda text: expand(text, names, host), task_dir, state_dir, variables or {}, socket)
+            flags = permission_flags(spec.permissions, task_dir, state_dir, variables or {}, socket)
             lock = ("--lock=deno.lock", "--frozen") if (task_dir / "deno.lock").is_file() else ("--no-lock",)
             argv = (binary, "run", "--quiet", "--no-prompt", *lock, *flags, str(DENO_SHIM), script.as_uri())
             return Launch(argv, task_dir, {"DENO_DIR": str(data_dir / "deno"), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dicode.messages.task import Permissions
@@ -12,7 +12,6 @@ OURS = ("DICODE_PARAMS", "DICODE_RUN_ID", "DICODE_SOCKET", "DICODE_TASK_ID", "DI
 
 def permission_flags(
     permissions: Permissions | None,
-    expand: Callable[[str], str],
     task_dir: Path,
     state_dir: Path,
     variables: Mapping[str, str],
@@ -22,7 +21,7 @@ def permission_flags(
     granted = permissions or Permissions()
     read, write = [str(task_dir), str(state_dir)], [str(state_dir)]
     for grant in granted.fs or ():
-        path, mode = expand(grant.path), grant.permission or "r"
+        path, mode = grant.path, grant.permission or "r"
         if "r" in mode:
             read.append(path)
         if "w" in mode:

@@ -6,6 +6,7 @@ and renamed, so one that is there is whole. One builder a key at a time, by a lo
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -61,15 +62,47 @@ def interpreter(envs: Path, key: str) -> Path:
     return envs / key / "bin" / "python"
 
 
+def is_built(envs: Path, key: str) -> bool:
+    """Whether the environment is there; asking makes it young again (`remove_unused`)."""
+    with contextlib.suppress(OSError):
+        os.utime(envs / key)
+    return interpreter(envs, key).exists()
+
+
+def remove_unused(envs: Path, before: float, used: Callable[[], Collection[str]]) -> int:
+    """Forget environments that nobody has asked for since `before` (seconds since the epoch); gives how many. `used`: keys that are needed all the same."""
+    old = [path for path in envs.glob("*/") if path.stat().st_mtime < before]
+    needed = used() if old else ()
+    unused = [path for path in old if path.name not in needed]
+    for path in unused:
+        lock = _locked(envs, path.name)
+        passing = path.with_name(f".{path.name.removeprefix('.')}")
+        try:
+            if path != passing:
+                if passing.exists():
+                    shutil.rmtree(passing)
+                path.rename(passing)  # half of one must never be taken for the whole
+            shutil.rmtree(passing)
+        finally:
+            os.close(lock)
+    return len(unused)
+
+
+def _locked(envs: Path, key: str) -> int:
+    """Held by whoever makes or removes this environment, until it is closed."""
+    lock = os.open(envs / f"{key.removeprefix('.')}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def build(needs: Needs, envs: Path, host: Mapping[str, str]) -> None:
     """Make the environment, or wait for another that makes it. uv's words go to our stdout and stderr. Blocks.
 
     uv runs with the role's own environment `host`: its index, certificates and proxy. Raises CannotStart.
     """
     envs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(envs / f"{needs.key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _locked(envs, needs.key)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         if interpreter(envs, needs.key).exists():
             return
         passing = envs / f".{needs.key}"

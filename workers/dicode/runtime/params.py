@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec.structs import replace
-
 from dicode.messages.task import TaskSpec
 from dicode.runtime.command import CannotStart
-from dicode.runtime.environment import expand
 from dicode.spec.params import effective
 
 
-def params_of(spec: TaskSpec, given: Mapping[str, str], known: Mapping[str, str]) -> dict[str, Any]:
-    """What the task gets: numbers and booleans where it declares such, `${…}` of defaults expanded. Raises CannotStart."""
-    declared = tuple(
-        replace(param, default=expand(param.default, known)) if param.default and "${" in param.default else param for param in spec.params or ()
-    )
-    found = effective(replace(spec, params=declared), given)
+def params_of(spec: TaskSpec, given: Mapping[str, str]) -> dict[str, Any]:
+    """What the task gets, whose variables are filled in: numbers and booleans where it declares such. Raises CannotStart."""
+    found = effective(spec, given)
     if isinstance(found, tuple):
         raise CannotStart(f"BadParams: {'; '.join(found)}")
-    types = {param.name: param.type for param in declared}
+    types = {param.name: param.type for param in spec.params or ()}
     return {name: _typed(value, types.get(name)) for name, value in found.items()}
 
 

@@ -93,7 +93,7 @@ class Desk:
             raise Refused(f"kv.{verb}: {error}") from None
 
     def _fitting(self, text: str, beside: int) -> str:
-        size = len(text.encode(errors="surrogatepass")) + beside
+        size = len(_encoded(text, "the result")) + beside
         if size > RESULT_MAX:
             raise Refused(f"the result has {size} bytes, {RESULT_MAX} are allowed: write it to a file and return its name")
         return text
@@ -103,7 +103,15 @@ def _text(args: dict[str, Any], name: str) -> str:
     value = args.get(name)
     if not isinstance(value, str):
         raise Refused(f"{name} must be text")
+    _encoded(value, name)
     return value
+
+
+def _encoded(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise Refused(f"{name} holds half a character (a lone surrogate)") from None
 
 
 class Conversation:
@@ -148,6 +156,8 @@ class Conversation:
             return {**marks, "result": self._desk.answer(str(message.get("method")), args if isinstance(args, dict) else {})}
         except Refused as refusal:
             return {**marks, "error": str(refusal)}
+        except (ValueError, RecursionError) as error:  # JSON that can be read and not be written
+            return {**marks, "error": f"{message.get('method')}: {error}"}
 
 
 def _packed(answer: dict[str, Any]) -> bytes:

@@ -37,6 +37,9 @@ class Session:
             except OSError as error:
                 self.close()
                 raise SdkError(f"{method}: dicode cannot be reached: {error.strerror or error}") from None
+            except BaseException:  # an alarm, a Ctrl-C: the answer that is on its way is not the next one's
+                self.close()
+                raise
         if "error" in reply:
             raise SdkError(reply["error"])
         return reply.get("result")

@@ -14,7 +14,7 @@ FILE_MAX = 4 << 20  # bytes of all values of one task together
 
 
 class KvRefused(Exception):
-    """Too big; the text says so."""
+    """It cannot be kept, or what was kept cannot be read; the text says why."""
 
 
 class KvFile:
@@ -35,7 +35,8 @@ class KvFile:
     def delete(self, key: str) -> None:
         with self._locked():
             values = self._read()
-            if values.pop(key, None) is not None:
+            if key in values:
+                del values[key]
                 self._write(values)
 
     def list(self, prefix: str) -> list[str]:
@@ -46,14 +47,21 @@ class KvFile:
             values = json.loads(self._path.read_bytes())
         except FileNotFoundError:
             return {}
-        return values if isinstance(values, dict) else {}
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise KvRefused(f"{self._path} does not hold a JSON object any more: mend it, or remove it and lose what was kept")
+        return values
 
     def _write(self, values: dict[str, Any]) -> None:
         text = json.dumps(values, ensure_ascii=False).encode(errors="surrogatepass")
         if len(text) > FILE_MAX:
             raise KvRefused(f"all values together would have {len(text)} bytes, {FILE_MAX} are allowed")
         passing = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        passing.write_bytes(text)
+        with open(passing, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave an empty file in the place of all that was kept
         passing.replace(self._path)
 
     @contextmanager

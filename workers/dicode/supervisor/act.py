@@ -460,7 +460,8 @@ async def _build(argv: tuple[str, ...], environ: dict[str, str]) -> None:
         raise CannotStart(f"DependenciesFailed: not built within {BUILD_DEADLINE:.0f} s") from None
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         last = words.decode(errors="replace").strip().splitlines()[-3:]
         raise CannotStart(" · ".join(last) if last else f"DependenciesFailed: exit code {process.returncode}")

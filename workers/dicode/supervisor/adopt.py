@@ -18,7 +18,7 @@ from dicode.messages.kinds import Daemon
 from dicode.process.child import adopt as adopt_process
 from dicode.process.child import boot_id, kill_tree
 from dicode.process.clock import mono
-from dicode.process.keeper import told_by
+from dicode.process.endings import told_by
 from dicode.process.tasklog import Stream, daemon_log
 from dicode.supervisor.family import end, identity_of, launches_seen, mark_of
 from dicode.supervisor.output import Outputs, reopened

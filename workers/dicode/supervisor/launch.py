@@ -17,6 +17,7 @@ from dicode.process.settings import Settings
 from dicode.runtime import dependencies, environment
 from dicode.runtime.command import CannotStart, find_script, plan
 from dicode.runtime.params import params_of
+from dicode.runtime.variables import filled
 from dicode.supervisor.lifecycle import Trouble
 
 DAEMON_ID = "DICODE_DAEMON_ID"  # in the environment of a daemon and of all that comes of it: `<installation>.<start>`
@@ -46,15 +47,16 @@ class Launcher:
     def ready(self, task: Task, withheld: Collection[str]) -> Ready:
         """How to start this task's digest. Raises CannotStart, MissingBundle, BadBundle, OSError."""
         assert task.spec is not None, "only a task with a digest is started"
-        settings, spec = self.settings, task.spec
-        runtime = task.runtime or spec.runtime or "deno"
+        settings = self.settings
+        runtime = task.runtime or task.spec.runtime or "deno"
         task_dir = self.bundles.unpack(task.digest)
+        spec = filled(task.spec, runtime, settings.environ, task_dir=task_dir, data_dir=settings.data_dir, set_dir=task.set_dir, withheld=withheld)
         state_dir = environment.state_folder(settings.state, task.id)
         state_dir.mkdir(mode=0o700, exist_ok=True)
-        params = params_of(spec, {}, environment.known(task_dir, settings.data_dir, settings.environ, task.set_dir))
+        params = params_of(spec, {})
         built = environment.build(
-            spec, settings.environ, task_id=task.id, task_dir=task_dir, state_dir=state_dir, data_dir=settings.data_dir,
-            set_dir=task.set_dir, params=params, withheld=withheld, own={"DICODE_PARAMS": json.dumps(params, ensure_ascii=False)},
+            spec, settings.environ, task_id=task.id, state_dir=state_dir, params=params, withheld=withheld,
+            own={"DICODE_PARAMS": json.dumps(params, ensure_ascii=False)},
         )  # fmt: skip
         if built.missing:
             raise CannotStart(f"MissingEnv: {'; '.join(built.missing)}")
@@ -63,10 +65,10 @@ class Launcher:
         needs = dependencies.needs_of(script.read_bytes()) if script is not None else None
         python = dependencies.interpreter(envs, needs.key) if needs is not None else None
         launch = plan(
-            spec, runtime, task_dir, task_id=task.id, state_dir=state_dir, data_dir=settings.data_dir, set_dir=task.set_dir,
-            host=environment.visible(settings.environ, withheld), python=python, variables=built.variables,
+            spec, runtime, task_dir, task_id=task.id, state_dir=state_dir, data_dir=settings.data_dir,
+            host=settings.environ, python=python, variables=built.variables,
         )  # fmt: skip
-        is_built = python is None or python.exists()
+        is_built = needs is None or dependencies.is_built(envs, needs.key)
         build = () if is_built else (sys.executable, "-P", "-m", "dicode.supervisor.dependencies", str(script), str(envs))
         return Ready(launch.argv, launch.cwd, built.variables | launch.env, build)
 

@@ -117,7 +117,8 @@ class Outputs:
             followed = self._followed.pop(launch, None)
             if followed is not None:
                 followed.close(last)
-            done.set_result(None)
+            if done.set_running_or_notify_cancel():  # who waited may have been cancelled: we go down
+                done.set_result(None)
 
         self._order(close)
         return done

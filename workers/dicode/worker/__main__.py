@@ -8,7 +8,6 @@ from dicode.wire.client import Wire
 from dicode.wire.frames import endpoints
 from dicode.worker.act import WorkerRole
 from dicode.worker.nursery import end_orphans
-from dicode.worker.prepare import mark_of
 
 
 def main(argv: list[str], settings: Settings) -> int:
@@ -18,7 +17,7 @@ def main(argv: list[str], settings: Settings) -> int:
 
 async def _main(context: role.Context) -> None:
     labels = labels_of(context.argv)
-    orphans = await end_orphans(mark_of(context.settings, context.name))
+    orphans = await end_orphans(context.settings, context.name)
     if orphans:
         context.log.say(f"{context.name}: killed {orphans} processes a former worker had left")
     wire = Wire(*endpoints(context.settings.data_dir))

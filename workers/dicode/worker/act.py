@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
-from dicode.messages.commands import Claim, Claimed, Finish, Finished, Renew, Renewed
-from dicode.messages.kinds import Condition, Config, Event, Result, Run, Worker
+from dicode.messages.commands import Claim, Claimed, Finish, Finished, Held, Renew, Renewed
+from dicode.messages.kinds import Condition, Config, Event, Result, Run, RunStatus, Worker
 from dicode.process.blobs import BadBundle, Bundles, MissingBundle
 from dicode.process.clock import mono, wall_ms
 from dicode.process.mirror import Lost, Mirror, append, put
-from dicode.process.role import Context
+from dicode.process.role import Context, explain
 from dicode.process.tasklog import LogWriter, run_log
 from dicode.runtime.command import CannotStart, RuntimeMissing, find_program
 from dicode.wire.client import Wire
@@ -25,6 +26,7 @@ from dicode.worker.state import Holding, Holdings
 
 LOOK_AGAIN = 1.0  # seconds between two claims while something is queued: it may become due without a word
 LOOK_ANYWAY = 10.0  # seconds between two claims when nothing is, and nobody says that there is
+TELL = 2.0  # seconds between two looks whether our own object is still true
 RUNTIMES_AGAIN = 15.0  # seconds between two looks for the programs that tasks need
 CANCEL_GRACE = 2.0  # seconds between SIGTERM and SIGKILL of a cancelled run
 GOODBYE = 1.2  # of the seconds a stopping worker has, those it needs to end its runs and say so
@@ -67,7 +69,8 @@ class WorkerRole:
 
     async def work(self) -> None:
         self._nursery.start()
-        listening = [asyncio.create_task(self._mirror.run()), asyncio.create_task(self._listen()), asyncio.create_task(self._keep_leases())]
+        works = (self._mirror.run(), self._listen(), self._keep_leases(), self._keep_told())
+        listening = [asyncio.create_task(work) for work in works]
         claiming = asyncio.create_task(self._claim_for_ever())
         stopping = asyncio.create_task(self._context.stopping.wait())
         try:
@@ -98,14 +101,31 @@ class WorkerRole:
                 asked_at = mono()
                 try:
                     claimed = await self._wire.ask(Claim(worker=self._name, token=token, n=free, labels=self._labels), Claimed)
-                except (StoreAway, StoreFailed):
+                except StoreAway:
                     continue  # the same token finds the same runs
+                except StoreFailed:  # it says so at once: not asked again at once
+                    await self._sleep(LOOK_AGAIN)
+                    continue
                 token, pause = "", LOOK_AGAIN if claimed.waiting or claimed.runs else LOOK_ANYWAY
-                for run in claimed.runs:
-                    self._begin(run, asked_at)
+                for run in claimed.runs if mono() - asked_at <= decide.TRUST else await self._still_ours(claimed.runs):
+                    self._begin(run)
                 more = bool(claimed.runs) and claimed.waiting > 0 and len(claimed.runs) < free
             if not more:
                 await self._sleep(pause if free > 0 else LOOK_AGAIN)
+
+    async def _still_ours(self, runs: Sequence[Run]) -> list[Run]:
+        """We slept over their claim (SIGSTOP, suspend, a disk that stalled): only what can be renewed is not someone else's by now."""
+        held = tuple(Held(run.id, run.fence) for run in runs)
+        while not self._context.stopping.is_set():
+            asked_at = mono()
+            try:
+                renewed = await self._wire.ask(Renew(worker=self._name, held=held), Renewed, deadline=decide.RENEW)
+            except (StoreAway, StoreFailed):
+                await self._sleep(LOOK_AGAIN)
+                continue
+            if mono() - asked_at <= decide.TRUST:
+                return [run for run in runs if run.id not in renewed.lost]
+        return []
 
     async def _sleep(self, seconds: float) -> None:
         """Until something may be due, or we stop."""
@@ -150,9 +170,7 @@ class WorkerRole:
 
     # --- one run ---
 
-    def _begin(self, run: Run, asked_at: float) -> None:
-        if mono() - asked_at > decide.TRUST:
-            return  # we slept over it (SIGSTOP, suspend): it may be someone else's by now
+    def _begin(self, run: Run) -> None:
         holding = self._holdings.take(run)
         if holding is not None:
             task = asyncio.create_task(self._carry_out(holding), name=f"run {run.id}")
@@ -170,22 +188,19 @@ class WorkerRole:
     async def _execute(self, holding: Holding) -> Outcome:
         run = holding.run
         try:
-            spare = await self._nursery.spare()
-            try:
-                if self._workshop.is_unpacked(run.digest):  # then it takes half a millisecond, and a thread would take another
-                    job = self._workshop.job(run, self._config, spare.folder)
-                else:
-                    job = await asyncio.to_thread(self._workshop.job, run, self._config, spare.folder)
-            except BaseException:
-                spare.close()
-                raise
-            herd = await self._nursery.begin(spare, job)
+            herd = await self._start(holding)
         except (CannotStart, MissingBundle, BadBundle) as error:
             return self._not_started(run, str(error))
         except OSError as error:
             return self._not_started(run, f"SpawnError: {error.filename or ''} {error.strerror or error}".replace("  ", " "))
+        except Exception as error:  # whatever it is: the run ends and says why
+            return self._not_started(run, f"InternalError: {explain(error)}")
+        if herd is None:
+            return self._not_started(run, "cancelled", "cancelled")
         self._herds[run.id, run.fence] = herd
-        if holding.cancelled or run.cancel:
+        if holding.refused:
+            self._refuse([holding])
+        elif holding.cancelled:
             self._cancel([holding])
         try:
             outcome = await herd.outcome()
@@ -195,15 +210,33 @@ class WorkerRole:
             await asyncio.to_thread(end_runs, run.id)
         return outcome
 
-    def _not_started(self, run: Run, why: str) -> Outcome:
-        """It failed before its first line; its log says so."""
+    async def _start(self, holding: Holding) -> Herd | None:
+        """Have a shepherd carry it out; None when it is not to be started any more. Raises CannotStart, MissingBundle, BadBundle, OSError."""
+        run = holding.run
+        spare = await self._nursery.spare()
+        try:
+            if self._workshop.is_unpacked(run.digest):  # then it takes half a millisecond, and a thread would take another
+                job = self._workshop.job(run, self._config, spare.folder)
+            else:
+                job = await asyncio.to_thread(self._workshop.job, run, self._config, spare.folder)
+        except BaseException:
+            spare.close()
+            raise
+        if holding.refused or holding.cancelled or run.cancel:
+            spare.close()
+            return None
+        return await self._nursery.begin(spare, job)
+
+    def _not_started(self, run: Run, why: str, status: RunStatus = "failed") -> Outcome:
+        """It ended before its first line; its log says so."""
+        outcome = Outcome(status=status, error=why)
         try:
             log = LogWriter(run_log(self._context.settings.logs, run.id, run.attempt))
         except OSError:
-            return Outcome(status="failed", error=why)
+            return outcome
         log.say(why)
         log.close()
-        return Outcome(status="failed", error=why)
+        return outcome
 
     async def _finish(self, holding: Holding, outcome: Outcome) -> None:
         """Until the store has it, or says that the run is not ours any more."""
@@ -241,17 +274,18 @@ class WorkerRole:
     # --- leases ---
 
     async def _keep_leases(self) -> None:
+        """Nothing else is waited for here: a write may take as long as a lease lasts."""
         while True:
             await asyncio.sleep(decide.RENEW)
             held = self._holdings.held()
-            if held:
-                try:
-                    renewed = await self._wire.ask(Renew(worker=self._name, held=held), Renewed, deadline=decide.RENEW)
-                except (StoreAway, StoreFailed):
-                    continue  # a store that comes back has extended every lease; one that does not come back cannot give the run to another
-                self._cancel(self._holdings.of(renewed.cancel, held))
-                self._refuse(self._holdings.of(renewed.lost, held))
-            await self._tell()
+            if not held:
+                continue
+            try:
+                renewed = await self._wire.ask(Renew(worker=self._name, held=held), Renewed, deadline=decide.RENEW)
+            except (StoreAway, StoreFailed):
+                continue  # a store that comes back has extended every lease; one that does not come back cannot give the run to another
+            self._cancel(self._holdings.of(renewed.cancel, held))
+            self._refuse(self._holdings.of(renewed.lost, held))
 
     def _cancel(self, holdings: list[Holding]) -> None:
         for holding in holdings:
@@ -280,6 +314,11 @@ class WorkerRole:
         if self._carrying:
             await asyncio.wait(self._carrying, timeout=max(0.0, self._context.stop_left() - 0.2))
         await self._tell("gone")
+
+    async def _keep_told(self) -> None:
+        while True:
+            await asyncio.sleep(TELL)
+            await self._tell()
 
     async def _tell(self, state: str = "ready") -> None:
         """Keep our own object true; quiet when nothing changed."""

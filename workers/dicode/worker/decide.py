@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 from typing import NamedTuple
 
 from dicode.messages.kinds import Config, RunStatus
 from dicode.messages.task import Runtime, TaskSpec, timeout_of
+from dicode.process.endings import told_by
 
 TTL = 6.0  # seconds a lease lasts; R7
 RENEW = 2.0  # seconds between two renewals
-TRUST = TTL * 2 / 3  # seconds after which a claim without an answer is not acted on any more
+TRUST = TTL * 2 / 3  # seconds after which the answer to a claim or a renewal is not believed any more
 TIMED_OUT = 124  # the exit code of `timeout`(1)
 
 
@@ -56,7 +56,7 @@ def judge(ended: Ended, returned: Returned, timeout_ms: int | None, result_max: 
     if ended.code is None:
         return Verdict("failed", None, "its exit code could not be learned")
     if ended.code:
-        return Verdict("failed", exit_code(ended.code), words_of(ended.code))
+        return Verdict("failed", exit_code(ended.code), told_by(ended.code))
     if returned.value or returned.file is None:
         return Verdict("succeeded", 0, "", returned.value)
     if len(returned.file) > result_max:
@@ -78,13 +78,3 @@ def _no_json(word: str) -> None:
 def exit_code(code: int) -> int:
     """As a shell gives it: 128 + the signal's number for a killed process."""
     return 128 - code if code < 0 else code
-
-
-def words_of(code: int) -> str:
-    """`exit code 3`, `killed by SIGSEGV`."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"

@@ -15,14 +15,17 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from dicode.process import role
 from dicode.process.clock import mono
+from dicode.process.settings import Settings
 from dicode.worker.job import LENGTH, Job, Outcome, Stop, is_direct, outcome, packed
-from dicode.worker.prepare import MARK
-from dicode.worker.tree import marked
+from dicode.worker.prepare import MARK, mark_of
+from dicode.worker.tree import carrying, marked
 
 SPARES = 1  # shepherds that wait for a job; each is two processes of a megabyte or so
 REFILL_AFTER = 0.01  # seconds; the task that has just been started may have the processor first
 SPARE_WITHIN = 10.0  # seconds
+START_AGAIN = 1.0  # seconds between two starts of a zygote
 LAST_WORDS = 1.0  # seconds the shepherds of a dead worker get to finish by themselves
 
 
@@ -85,9 +88,9 @@ class Nursery:
         self._closed = False
 
     def start(self) -> None:
-        """Start the zygote; its environment is built from nothing, for a forked task shows it in /proc."""
+        """Start the zygote; its environment is built from nothing, for a forked task shows it in /proc. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-X", "utf8", "-m", "dicode.worker.zygote", str(theirs.fileno()), str(self._runs)],
                 env=self._environ,
@@ -95,6 +98,11 @@ class Nursery:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         ours.setblocking(False)
         self._orders = ours
         self._started_at = mono()
@@ -127,11 +135,15 @@ class Nursery:
             self._spares.put_nowait(Spare(str(self._runs / data.decode()), socket.socket(fileno=fds[0]), fds[1]))
         elif not data:
             self._end_zygote()
-            asyncio.get_running_loop().call_later(0.0 if mono() - self._started_at > 1.0 else 1.0, self._start_again)
+            asyncio.get_running_loop().call_later(0.0 if mono() - self._started_at > START_AGAIN else START_AGAIN, self._start_again)
 
     def _start_again(self) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        try:
             self.start()
+        except OSError:  # no process slot, no file: there may be one in a moment
+            asyncio.get_running_loop().call_later(START_AGAIN, self._start_again)
 
     async def spare(self) -> Spare:
         """A shepherd for one job: `begin` or `close` it. Raises OSError when none can be had within SPARE_WITHIN seconds."""
@@ -183,19 +195,27 @@ class Nursery:
             self._spares.get_nowait().close()
 
 
-async def end_orphans(mark: str) -> int:
-    """Processes a former worker of our name left: they end by themselves when it dies, or are killed now. Gives how many were."""
-    line = f"{MARK}={mark}".encode()
+async def end_orphans(settings: Settings, worker: str) -> int:
+    """Processes left by workers of this installation that are no more: by one of our name, and by those whose name nobody has taken since.
+
+    They end by themselves when their worker dies, or are killed now. Gives how many were.
+    """
+    left = _abandoned(settings, worker)
     until = mono() + LAST_WORDS
-    while mono() < until:
-        if not list(marked(line)):
-            return 0
+    while left and mono() < until:
         await asyncio.sleep(0.02)
-    left = list(marked(line))
+        left &= _abandoned(settings, worker)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return len(left)
+
+
+def _abandoned(settings: Settings, worker: str) -> set[int]:
+    by_name: dict[str, set[int]] = {}
+    for pid, line in carrying(f"{MARK}={mark_of(settings, '')}".encode()):
+        by_name.setdefault(line.rpartition(b"#")[2].decode(errors="replace"), set()).add(pid)
+    return {pid for name, pids in by_name.items() if name == worker or not role.is_taken(settings.run, name) for pid in pids}
 
 
 def end_runs(run: str) -> None:

@@ -17,6 +17,7 @@ from dicode.process.tasklog import run_log
 from dicode.runtime import dependencies, environment
 from dicode.runtime.command import CannotStart, Launch, find_script, plan
 from dicode.runtime.params import params_of
+from dicode.runtime.variables import filled
 from dicode.worker import decide
 from dicode.worker.job import Job, Needs, result_in, socket_in
 
@@ -42,19 +43,22 @@ class Workshop:
 
     def job(self, run: Run, config: Config, folder: str) -> Job:
         """The job for this attempt, for the shepherd of `folder`. Raises CannotStart, MissingBundle, BadBundle, OSError."""
-        settings, spec = self.settings, self.bundles.spec(run.digest)
+        settings, written, given = self.settings, self.bundles.spec(run.digest), run.params or {}
         task_dir = self.bundles.unpack(run.digest)
-        runtime = run.runtime or spec.runtime or "deno"
-        params = params_of(spec, run.params or {}, environment.known(task_dir, settings.data_dir, settings.environ, run.set_dir))
+        runtime = run.runtime or written.runtime or "deno"
+        spec = filled(
+            written, runtime, settings.environ, task_dir=task_dir, data_dir=settings.data_dir, set_dir=run.set_dir, given=given,
+            withheld=config.withheld_env,
+        )  # fmt: skip
+        params = params_of(spec, given)
         state_dir = environment.state_folder(settings.state, run.task)
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = os.urandom(24).hex()
-        variables = self._environment(spec, run, config, params, task_dir, state_dir, folder, token)
+        variables = self._environment(spec, run, config, params, state_dir, folder, token)
         needs = self._needs(task_dir, run.task) if runtime == "python" else None
         envs = settings.data_dir / "envs"
         launch = plan(
-            spec, runtime, task_dir, task_id=run.task, state_dir=state_dir, data_dir=settings.data_dir, set_dir=run.set_dir,
-            host=environment.visible(settings.environ, config.withheld_env),
+            spec, runtime, task_dir, task_id=run.task, state_dir=state_dir, data_dir=settings.data_dir, host=settings.environ,
             python=dependencies.interpreter(envs, needs.key) if needs else None,
             variables=variables, socket=Path(socket_in(folder)),
         )  # fmt: skip
@@ -77,7 +81,7 @@ class Workshop:
         )
 
     def _environment(
-        self, spec: TaskSpec, run: Run, config: Config, params: dict[str, Any], task_dir: Path, state_dir: Path, folder: str, token: str
+        self, spec: TaskSpec, run: Run, config: Config, params: dict[str, Any], state_dir: Path, folder: str, token: str
     ) -> dict[str, str]:
         own = {
             "DICODE_RUN_ID": run.id,
@@ -88,9 +92,8 @@ class Workshop:
             MARK: mark_of(self.settings, self.worker),
         }
         built = environment.build(
-            spec, self.settings.environ, task_id=run.task, task_dir=task_dir, state_dir=state_dir, data_dir=self.settings.data_dir,
-            set_dir=run.set_dir, params=params, withheld=config.withheld_env, own=own,
-        )  # fmt: skip
+            spec, self.settings.environ, task_id=run.task, state_dir=state_dir, params=params, withheld=config.withheld_env, own=own
+        )
         if built.missing:
             raise CannotStart(f"MissingEnv: {'; '.join(built.missing)}")
         return built.variables
@@ -100,7 +103,7 @@ class Workshop:
 
     def _to_build(self, needs: dependencies.Needs | None, envs: Path) -> Needs | None:
         """What is still to be built; None when the environment is there."""
-        if needs is None or dependencies.interpreter(envs, needs.key).exists():
+        if needs is None or dependencies.is_built(envs, needs.key):
             return None
         return Needs(needs.dependencies, needs.python, needs.key, str(envs), self.settings.environ)
 

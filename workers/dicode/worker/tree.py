@@ -74,9 +74,15 @@ def kill_all(seen: Callable[[int, int], None], within: float = 3.0) -> bool:
 
 def marked(mark: bytes) -> Iterator[int]:
     """Processes of this machine, but ourselves, whose environment at their start held the line `mark` (`NAME=value`)."""
+    return (pid for pid, line in carrying(mark) if line == mark)
+
+
+def carrying(start: bytes) -> Iterator[tuple[int, bytes]]:
+    """The same for every line that begins so: (pid, the line)."""
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
         with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-            if mark in file.read().split(b"\0"):
-                yield int(name)
+            for line in file.read().split(b"\0"):
+                if line.startswith(start):
+                    yield int(name), line

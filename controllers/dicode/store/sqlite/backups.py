@@ -7,6 +7,7 @@ knows whether it has ended since; schedules go on from now; requests are forgott
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from dicode.store.read import Reader
 from dicode.store.sqlite.engine import opened, told_apart
 
 KEPT = 6
+ROOM = 3  # times the database must be free before a copy is made
 _PREFIX, _SUFFIX = "dicode-", ".db"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -33,6 +35,8 @@ def copy(database: Path, folder: Path, at: Moment) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     for half in folder.glob(".*.part"):
         half.unlink(missing_ok=True)  # of one who was killed
+    if database.exists() and shutil.disk_usage(folder).free < ROOM * database.stat().st_size:
+        raise OSError(errno.ENOSPC, f"less room than {ROOM} times the database: a copy could fill the disk", str(folder))
     made = folder / f"{_PREFIX}{at.wall}{_SUFFIX}"
     reader = Reader(database)
     try:

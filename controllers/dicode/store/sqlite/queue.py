@@ -12,13 +12,12 @@ from dicode.messages.commands import Claimed, Enqueued, Finished, Found, Held, R
 from dicode.messages.kinds import ENDED, Result, Run, RunStatus, Task
 from dicode.spec import runs
 from dicode.store import sql
-from dicode.store.engine import MAX_OBJECT, MAX_PAGE, RUN, BadCommand, Moment
+from dicode.store.engine import MAX_ERROR, MAX_OBJECT, MAX_PAGE, MAX_RUN, RUN, BadCommand, Moment
 from dicode.store.sqlite.memory import Lease
 
 if TYPE_CHECKING:
     from dicode.store.sqlite.engine import Sqlite
 
-FINISHES: frozenset[RunStatus] = frozenset({"succeeded", "failed", "timed_out", "cancelled", "lost"})
 CLAIM_MAX = 256  # runs of one claim
 TASKS_MAX = 2_000  # decoded tasks kept
 
@@ -145,7 +144,7 @@ class SqliteQueue:
         return Renewed(cancel=tuple(cancel), lost=tuple(gone))
 
     def finish(self, run: str, fence: int, status: RunStatus, exit_code: int | None, result: Result | None, error: str, at: Moment) -> Finished:
-        if status not in FINISHES:
+        if status not in runs.TOLD:
             raise BadCommand(f"a run does not finish as {status}")
         known = self._run(run)
         if known is None or known.fence != fence:
@@ -190,7 +189,9 @@ class SqliteQueue:
         return _decode(row[1]) if row is not None else None
 
     def _add(self, run: Run, at: Moment) -> None:
-        rev, body = self._engine.next_rev(), _body(run)
+        rev, body = self._engine.next_rev(), _encode(run)
+        if len(body) > MAX_RUN:
+            raise BadCommand(f"a run has at most {MAX_RUN} bytes, this one has {len(body)}: put the input into a file")
         self._engine.execute(
             sql.ADD_RUN,
             (run.id, rev, run.task, run.status, run.finished, run.due, runs.slots(run), _class(run), run.unique, run.cause, body),
@@ -241,13 +242,14 @@ def _named(run: Run) -> Run:
 
 
 def _body(run: Run) -> bytes:
-    """The run as it is stored. A result that does not fit is left out, and the run says so."""
+    """A run that is there already, as it is stored: never refused. A result that does not fit is left out, and the run says so."""
     body = _encode(run)
-    if len(body) <= MAX_OBJECT:
-        return body
-    if run.result is None:
-        raise BadCommand(f"a run has at most {MAX_OBJECT} bytes, this one has {len(body)}: put the input into a file")
-    return _body(replace(run, result=None, error=run.error or f"its result of {len(_encode(run.result))} bytes was too big to keep"))
+    if len(body) > MAX_OBJECT and run.result is not None:
+        run = replace(run, result=None, error=run.error or f"its result of {len(_encode(run.result))} bytes was too big to keep")
+        body = _encode(run)
+    if len(body) > MAX_OBJECT:
+        body = _encode(replace(run, error=run.error.encode()[:MAX_ERROR].decode(errors="ignore")))
+    return body
 
 
 def _class(run: Run) -> str:

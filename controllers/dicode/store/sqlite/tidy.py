@@ -18,7 +18,8 @@ STEP = 200  # rows
 TASKS = 100  # looked at in one step
 TOMBSTONES_MAX = 100_000
 UNIQUES_MAX = 1_000_000
-UNIQUES_KEPT = 72 * 3_600_000  # ms; SPEC 7: a delivery is known for 72 h
+DELIVERIES_MAX = 100_000
+KNOWN = 72 * 3_600_000  # ms a delivery is known; SPEC 7
 UNANSWERED = 7 * 86_400_000  # ms; nobody will answer any more
 
 _request = msgspec.msgpack.Decoder(Request).decode
@@ -37,7 +38,7 @@ class Tidying:
         """False at the end of a round."""
         if not self._chores:
             self._task, self._request = "", 0
-            self._chores = [self._tombstones, self._events, self._requests, self._uniques, self._runs]
+            self._chores = [self._tombstones, self._events, self._deliveries, self._histories, self._requests, self._uniques, self._runs]
         if not self._chores[-1](retention, at):
             self._chores.pop()
         return bool(self._chores)
@@ -68,6 +69,19 @@ class Tidying:
         """Events fall off the end without a tombstone: nobody decides by them."""
         return self._forget(self._engine.execute(sql.MANY_OF_KIND, ("Event", STEP, retention.events)))
 
+    def _deliveries(self, retention: Retention, at: Moment) -> bool:
+        """They too: the oldest stand first."""
+        oldest = self._engine.execute(sql.OLDEST_OF_KIND, ("Delivery", STEP)).fetchall()
+        old = [row for *row, written in oldest if written < at.wall - KNOWN]
+        return self._forget(old) or self._forget(self._engine.execute(sql.MANY_OF_KIND, ("Delivery", STEP, DELIVERIES_MAX)))
+
+    def _histories(self, retention: Retention, at: Moment) -> bool:
+        """Of tasks that are gone: as long as their runs are kept after the last change, and as long as the task's tombstone stands."""
+        rows = self._engine.execute(sql.GONE_HISTORIES, (at.wall - retention.runs, STEP)).fetchall()
+        for (key,) in rows:
+            self._engine.objects.bury("History", key, "retention", at)
+        return len(rows) == STEP
+
     def _tombstones(self, retention: Retention, at: Moment) -> bool:
         old = self._forget(self._engine.execute(sql.OLD_TOMBSTONES, (at.wall - TOMBSTONES, STEP)))
         return old or self._forget(self._engine.execute(sql.MANY_TOMBSTONES, (STEP, TOMBSTONES_MAX)))
@@ -86,14 +100,22 @@ class Tidying:
         rows = self._engine.execute(sql.OLD_OF_KIND, ("Request", self._request, at.wall - retention.requests, STEP)).fetchall()
         for rev, key, body in rows:
             self._request = rev
-            request = _request(body)
-            if request.answer is not None or request.when < at.wall - UNANSWERED:
+            if _is_over(body, at.wall - UNANSWERED):
                 self._engine.objects.bury("Request", key, "retention", at)
         return len(rows) == STEP
 
     def _uniques(self, retention: Retention, at: Moment) -> bool:
-        rows = self._engine.execute(sql.OLD_UNIQUES, (at.wall - UNIQUES_KEPT, STEP)).fetchall()
+        rows = self._engine.execute(sql.OLD_UNIQUES, (at.wall - KNOWN, STEP)).fetchall()
         rows = rows or self._engine.execute(sql.MANY_UNIQUES, (STEP, UNIQUES_MAX)).fetchall()
         for key, _ in rows:
             self._engine.execute(sql.DROP_UNIQUE, (key,))
         return len(rows) == STEP
+
+
+def _is_over(body: bytes, unanswered_since: int) -> bool:
+    """Whether this request was answered, or will never be."""
+    try:
+        request = _request(body)
+    except msgspec.MsgspecError:
+        return True  # nobody can read it
+    return request.answer is not None or request.when < unanswered_since
