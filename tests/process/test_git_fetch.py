@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import resource
 import shutil
@@ -13,42 +12,29 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from tests.support import git_remote
+from tests.support.git_desk import CANARY, HOUR, children_of, commit_of, desk, fake_ssh, lived, main_of, packs, reason_of
 from tests.support.git_remote import Handler, Repository, Server, Trick, git, serving
 from tests.support.waiting import until, wait_for
 
 from dicode.git import mirror
 from dicode.git import repositories as repositories_module
 from dicode.git.frames import GitFault, Limits, SyncArgs, Synced, Wanted
-from dicode.git.remote import own_ref, parse
-from dicode.git.repositories import GitRepositories
+from dicode.git.remote import own_ref
 from dicode.git.session import Children
 from dicode.git.trees import RepoState
 from dicode.spec.trees import CommitInfo, Repo
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="pidfds, /proc")]
 
-HOUR = 3_600_000  # ms: no timer is the reason for anything
 SHORT = Limits(seconds=1.5)
-CANARY = "CANARY-0f1e2d3c"
-WORDS = ("THE-REMOTES-WORDS", CANARY, "SECRET-METADATA")
-
-
-def lived(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test that is a coroutine."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(test(*args, **kwargs))  # type: ignore[arg-type]
-
-    return run
 
 
 @pytest.fixture
@@ -60,58 +46,6 @@ def repository(data_dir: Path) -> Repository:
 def server(repository: Repository) -> Iterator[Server]:
     with serving(repository.bare.parent) as server:
         yield server
-
-
-class Desk:
-    """Repositories as the source-controller has them, and a look at what they know."""
-
-    def __init__(self, data_dir: Path, limits: Limits | None, environ: dict[str, str]) -> None:
-        self.woken: list[str] = []
-        passed = {"PATH": os.environ["PATH"], "HOME": str(data_dir), "DICODE_TEST_MARK": "git"}
-        coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-        self.repositories = GitRepositories(str(data_dir), {**passed, **coverage, **environ}, None, self.woken.append, limits, spread=False)
-        self._data = data_dir
-
-    def mirror(self, repo: Repo) -> Path:
-        return self._data / "mirrors" / parse(repo.url, trusted=repo.trusted).folder
-
-    def state(self, repo: Repo) -> RepoState:
-        return self.repositories.state(repo)
-
-    async def follow(self, *repos: Repo, every: int = HOUR) -> RepoState:
-        """The state of the first, after its first round."""
-        self.repositories.follow("owner", dict.fromkeys(repos, every))
-        await until(lambda: all(self.state(repo).rounds for repo in repos))
-        return self.state(repos[0])
-
-    async def sync(self, repo: Repo) -> RepoState:
-        due = self.repositories.sync(repo)
-        await until(lambda: self.state(repo).rounds >= due)
-        return self.state(repo)
-
-
-@asynccontextmanager
-async def desk(data_dir: Path, limits: Limits | None = None, **environ: str) -> AsyncIterator[Desk]:
-    one = Desk(data_dir, limits, environ)
-    running = asyncio.create_task(one.repositories.run())
-    try:
-        yield one
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-
-def main_of(server: Server, **fields: Any) -> Repo:
-    return Repo(f"{server.url}/tasks.git", **{"trusted": True, **fields})
-
-
-def commit_of(state: RepoState) -> str:
-    return state.commit.id if state.commit is not None else ""
-
-
-def reason_of(state: RepoState) -> str:
-    assert state.problem is None or not any(word in state.problem[1] for word in WORDS), state.problem
-    return state.problem[0] if state.problem is not None else ""
 
 
 # ── what is followed ──
@@ -309,16 +243,6 @@ async def test_a_bare_repository_on_this_machine(data_dir: Path, repository: Rep
         git(here.mirror(repo), "fsck", "--full")
         gone = await here.follow(Repo("/nonexistent/x.git", trusted=True))
         assert (reason_of(gone), gone.stalled) == ("RepoNotFound", True)
-
-
-def fake_ssh(folder: Path, *, version: int) -> str:
-    """A PATH with an `ssh` that runs what it is told here, and writes down how it was called."""
-    folder.mkdir()
-    program = folder / "ssh"
-    protocol = "" if version == 2 else "unset GIT_PROTOCOL\n"
-    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{folder}/argv\n{protocol}for last; do :; done\nexec sh -c "$last"\n')
-    program.chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize("version", [2, 0])
@@ -546,11 +470,6 @@ async def test_a_server_that_misbehaves_is_a_condition_and_nothing_is_left(
         server.tricks.clear()
         state = await here.sync(main_of(server))
         assert (commit_of(state), state.problem) == (first, None), "and it heals"
-
-
-def children_of(here: Desk) -> list[psutil.Process]:
-    assert here.repositories.children.pid is not None
-    return psutil.Process(here.repositories.children.pid).children(recursive=True)
 
 
 @lived
@@ -782,13 +701,6 @@ async def test_sixty_syncs_leave_no_file_open_and_few_packs(data_dir: Path, repo
             assert len(list((here.mirror(repo) / "objects/pack").glob("*.pack"))) <= 25
             assert len(list((here.mirror(repo) / "objects/pack").iterdir())) <= 50
             git(here.mirror(repo), "fsck", "--full", "--strict")
-
-
-def packs(mirror: Path, suffix: str = ".pack") -> list[Path]:
-    found = sorted((mirror / "objects/pack").glob(f"*{suffix}"))
-    for file in found:
-        file.chmod(0o600)
-    return found
 
 
 def flip(mirror: Path) -> None:

@@ -133,5 +133,92 @@ def test_who_asked_is_answered_when_a_repository_that_was_named_only_now_has_bee
     assert system.object(DesiredTask, "infra/infra/lib").revision == newest
 
 
+def test_credentials_that_are_changed_while_it_runs_are_used_at_once_by_a_source_and_by_the_refs_of_its_set(system: System) -> None:
+    with serving(system.home / "remote", token="t0ken") as server:
+        lib = Repository(server.folder, "lib")
+        lib.commit(task("a"))
+        infra = Repository(server.folder, "infra")
+        commit = infra.commit(
+            {
+                "taskset.yaml": f"kind: TaskSet\nspec:\n  entries:\n    own: {{ref: {{path: own}}}}\n    far: {{ref: {{url: '{server.url}/lib', path: a}}}}\n"
+            }
+            | task("own")
+        )
+
+        def config(variable: str) -> str:
+            return "sources:\n" + git_source("infra", f"{server.url}/infra") + f"credentials: [{{match: '{server.url}/', token_env: {variable}}}]\n"
+
+        system.write_config(config("OLD"))
+        system.start("store")
+        keeper = system.start("source-controller", OLD="expired", NEW="t0ken")
+        refused = system.object(Source, "infra", lambda source: source.status == "unavailable")
+        assert [condition.reason for condition in refused.conditions] == ["AuthFailed"]
+        pid = system.pid(keeper, "source-controller")
+        system.write_config(config("NEW"))
+        at_commit(system, "infra", commit)
+        assert set(digests(system)) == {"infra/own", "infra/far"}
+
+        system.write_config(config("OLD"))
+        stale = system.object(Source, "infra", lambda source: source.status == "stale")
+        assert [condition.reason for condition in stale.conditions] == ["AuthFailed"]
+        assert set(digests(system)) == {"infra/own", "infra/far"} and system.pid(keeper, "source-controller") == pid
+
+
+def test_damaged_mirrors_under_a_taskset_are_made_anew_when_something_of_before_is_read_in_them(system: System, remote: Server) -> None:
+    infra, lib = Repository(remote.folder, "infra"), Repository(remote.folder, "lib")
+    lib.commit(task("a") | task("b", "echo " + "b" * 100 + "\n"))
+
+    def with_entries(*names: str) -> dict[str, str]:
+        refs = "".join(f"    {name}: {{ref: {{url: '{remote.url}/lib', path: {name}, poll_interval: 0}}}}\n" for name in names)
+        return {"taskset.yaml": f"kind: TaskSet\nspec:\n  entries:\n    own: {{ref: {{path: own}}}}\n{refs}"}
+
+    first = infra.commit(with_entries("a") | task("own"))
+    system.write_config("sources:\n" + git_source("infra", f"{remote.url}/infra"))
+    system.start("store")
+    system.start("source-controller")
+    at_commit(system, "infra", first)
+    before = digests(system)
+    assert set(before) == {"infra/own", "infra/a"}
+
+    packs = list((system.data / "mirrors").rglob("*.pack"))
+    assert len(packs) >= 2, "one of each repository"
+    for pack in packs:
+        pack.chmod(0o600)
+        os.truncate(pack, 40)
+    second = infra.commit(with_entries("a", "b"))
+    system.request("source.sync", "infra")
+    at_commit(system, "infra", second)
+    after = digests(system)
+    assert after.pop("infra/b") and after == before
+
+
 def _throw_away(mirrors: Path) -> None:
     shutil.rmtree(mirrors)
+
+
+def test_a_remote_that_hangs_does_not_hold_back_ready_and_is_named(system: System, remote: Server) -> None:
+    answers = threading.Event()
+    remote.tricks.append(lambda handler: not answers.wait(60))  # then git answers
+    infra = Repository(remote.folder, "infra")
+    commit = infra.commit(task("a"))
+    system.write_task("plain", TASK, task_sh="echo 0\n")
+    (system.home / "set").mkdir()
+    (system.home / "set" / "taskset.yaml").write_text(
+        "kind: TaskSet\nspec:\n  entries:\n    own: {inline: {name: X, runtime: shell, trigger: {manual: true}}}\n"
+        f"    far: {{ref: {{url: '{remote.url}/infra', path: a}}}}\n"
+    )
+    (system.home / "set" / "own.sh").write_text("echo 0\n")
+    sources = git_source("infra", f"{remote.url}/infra") + "  - {name: tasks, path: ./tasks}\n  - {name: set, path: ./set}\n"
+    system.write_config(f"sources:\n{sources}credentials: [{{match: '{remote.url}/', token_env: TOKEN}}]\n")
+    try:
+        system.up(TOKEN="t0ken")
+        said = system.hears("ready: 2 tasks")
+        assert not answers.is_set()
+        words = "not read yet: the remote has not answered for 5 s"
+        assert f"source/infra unavailable: {words}" in said and f"source/set stale: infra: {words}" in said
+        assert {source["name"]: source["status"] for source in system.get("sources")} == {"infra": "unavailable", "tasks": "ok", "set": "stale"}
+    finally:
+        answers.set()
+    at_commit(system, "infra", commit)
+    system.object(Source, "set", lambda source: source.status == "ok" and not source.conditions)
+    assert digests(system).keys() == {"a", "plain", "set/own", "set/far"}

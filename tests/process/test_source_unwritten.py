@@ -60,6 +60,8 @@ def test_a_save_that_could_not_be_written_is_written_when_there_is_room(system: 
         (inner / "task.sh").write_text("echo 2\n")
         wait_for(lambda: system.said().count("file changed") >= 2, "both saves were read")
         assert {key: system.objects(DesiredTask)[key].digest for key in keys} == before
+        for source in ("tasks", "set"):
+            assert system.hears(f"source/{source}: the store did not take it").count(f"source/{source}: the store") == 1
     for key in keys:
         system.object(DesiredTask, key, lambda task: task.digest != before[key], SOON)  # noqa: B023
 

@@ -72,6 +72,8 @@ def test_what_was_live_when_is_told_with_what_was_new_each_time(monkeypatch: pyt
         ["bbbbbbb,", "without", "gone"],
         ["aaaaaaa,", "gone", "ccccccc,", LIB, "aaaaaaa"],
     ]
+    in_dev = infra(resolutions=(Resolution(20, {LIB: A}), Resolution(10, {"": A, LIB: A})))
+    assert [row[2:] for row in lines(resolutions_table(in_dev, NOW))[1:]] == [["a", "working", "copy"], ["aaaaaaa,", LIB, "aaaaaaa"]]
     assert resolutions_table(infra(), NOW) == "" and repositories_table(infra(resolutions=(Resolution(30, {"": B}),))) == ""
 
 

@@ -19,8 +19,9 @@ from dicode.git.committed import merged, still_held
 from dicode.git.gather import read
 from dicode.git.packs import Database
 from dicode.git.questions import FoundIn, told
-from dicode.process.tree import find_tasks, ignores_for, read_folder, read_wanted
-from dicode.process.tree import look as look_on_disk
+from dicode.process.finding import find_tasks, ignores_for
+from dicode.process.tree import read_folder, read_wanted
+from dicode.process.ways import look as look_on_disk
 from dicode.spec.digest import digest_of, manifest
 from dicode.spec.folder import Folder
 from dicode.spec.trees import Finding, NothingSeen, SetSeen, TaskSeen, Want

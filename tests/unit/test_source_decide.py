@@ -22,6 +22,7 @@ from dicode.source.decide import (
     source_now,
     source_of,
     status_of,
+    synced,
     wanted_sources,
 )
 from dicode.source.state import ALL, Burst, Known, Reading, Territory, Touched
@@ -326,7 +327,8 @@ def test_a_time_in_a_working_copy_is_no_time_at_the_commit_before() -> None:
 def test_polls_without_news_are_written_once_a_minute() -> None:
     first = source_now(SOURCE, View(True, 1, synced_at=1_000_000), 1)
     assert source_now(first, View(True, 1, synced_at=1_030_000), 2) == first
-    assert source_now(first, View(True, 1, synced_at=1_060_000), 2).synced_at == 1_060_000
+    assert synced(first, 1_060_000) == msgspec.structs.replace(first, synced_at=1_060_000)
+    assert synced(first, 1_000_000) is None and synced(first, 0) is None, "nothing was heard since the start: what is written stays"
     assert source_now(first, View(True, 1, commit=Commit("c"), synced_at=1_030_000), 2).synced_at == 1_030_000
 
 

@@ -98,7 +98,8 @@ def test_a_whole_config_with_paths_made_absolute() -> None:
 
 
 def test_what_is_accepted_without_effect_is_named() -> None:
-    assert parse(WHOLE).not_built == ()
+    assert parse(WHOLE).not_built == ("defaults.on_failure_chain",)
+    assert parse("defaults: {timeout: 5s, on_failure_chain: ''}\n").not_built == ()
     assert "store: postgresql" in parse("store: postgresql://u@h/db\n").not_built
     assert parse("store: sqlite\n").not_built == ()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dicode.process.tree import Found, find_tasks, ignores_for, read_folder
+from dicode.process.finding import Found, find_tasks, ignores_for
+from dicode.process.tree import read_folder
 from dicode.spec.folder import MAX_BYTES, MAX_DEPTH, MAX_FILES, Folder
 from dicode.spec.resolve import Resolved, resolve_folder
 
@@ -365,3 +366,22 @@ def test_a_link_in_an_included_folder_may_not_leave_that_folder(tmp_path: Path, 
     (tmp_path / "lib/out").symlink_to("../t/task.py")
     include(task, "../lib")
     assert "../lib/out" in fault(read_folder(task, root=tmp_path))
+
+
+def test_what_could_not_be_read_today_may_be_readable_tomorrow_and_look_the_same(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(task / "lib/a")
+    assert not read_folder(task).unread
+    real = os.open
+    for name in ("a", "lib", "task.py", str(task)):
+
+        def failing(path: str, *args: object, name: str = name, **kwargs: object) -> int:
+            if path == name:
+                raise OSError(5, "Input/output error")
+            return real(path, *args, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "open", failing)
+        read = read_folder(task)
+        assert read.unread and "Input/output error" in fault(read), name
+    monkeypatch.undo()
+    (task / "loop").symlink_to("loop")  # what is wrong in itself is seen to change when it does
+    assert fault(read_folder(task)) and not read_folder(task).unread

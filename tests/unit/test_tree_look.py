@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dicode.process.tree import look, read_inline, read_wanted, work_tree
+from dicode.process.finding import work_tree
+from dicode.process.tree import read_inline, read_wanted
+from dicode.process.ways import look
 from dicode.spec.trees import Look, NothingSeen, SetSeen, TaskSeen, Want
 from dicode.spec.yaml import CONFIG
 

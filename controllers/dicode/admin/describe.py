@@ -217,11 +217,11 @@ def resolutions_table(source: Source, now: int) -> str:
 
 
 def revisions_line(resolution: Resolution, before: dict[str, str]) -> str:
-    """`abc1234, lib.git#branch=main def5678`: what was new then; of the oldest, everything."""
+    """`abc1234, lib.git#branch=main def5678`: what was new then; of the oldest, everything. Without a commit of its own, dev mode reads a working copy."""
     told = {repository: commit for repository, commit in sorted(resolution.revisions.items()) if before.get(repository) != commit}
     gone = sorted(set(before) - set(resolution.revisions))
     named = [f"{show.public_url(repository)} {show.short_revision(commit)}".strip() for repository, commit in told.items()]
-    return ", ".join([*named, *(f"without {show.public_url(repository) or 'its own'}" for repository in gone)])
+    return ", ".join([*named, *(f"without {show.public_url(repository)}" if repository else "a working copy" for repository in gone)])
 
 
 def run_told(run: Run, now: int) -> tuple[list[tuple[str, str]], list[Section]]:

@@ -122,6 +122,8 @@ def environment(options: dict[str, str], paths: list[str], environ: dict[str, st
             raise Usage(f"{path}: no such folder")
         if os.pathsep in path:
             raise Usage(f"{path}: a path here may not contain {os.pathsep!r}; name it in dicode.yaml")
+        if not os.path.abspath(path).isprintable():
+            _check_telling(path)
     if paths:
         told["DICODE_UP_PATHS"] = os.pathsep.join(os.path.abspath(path) for path in paths)
     if "--log-format" in options:
@@ -134,6 +136,14 @@ def environment(options: dict[str, str], paths: list[str], environ: dict[str, st
         if not environ.get(name, "1").replace(".", "", 1).isdecimal():
             raise Usage(f"{name} is a number of seconds, not {environ[name]!r}")
     return told
+
+
+def _check_telling(path: str) -> None:
+    """Raises Usage for one that no message could name."""
+    from dicode.spec.names import NOT_TELLABLE, is_tellable, speakable  # a keeper needs it for strange names only
+
+    if not is_tellable(os.path.abspath(path)):
+        raise Usage(f"{speakable(path)}: {NOT_TELLABLE}")
 
 
 def roles(word: str, options: dict[str, str]) -> list[tuple[str, list[str]]]:

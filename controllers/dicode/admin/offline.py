@@ -12,9 +12,9 @@ import msgspec
 
 from dicode.admin.rendering import ELSEWHERE, Rendered, resolve
 from dicode.messages.fault import Fault
+from dicode.process.finding import SET_FILE, TASK_FILE
 from dicode.process.logs import clean, complain
 from dicode.process.settings import CONFIG_NAME, default_data_dir
-from dicode.process.tree import SET_FILE, TASK_FILE
 from dicode.spec import template, yaml
 from dicode.spec.resolve import Resolved
 from dicode.spec.view import view

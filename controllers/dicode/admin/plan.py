@@ -22,8 +22,8 @@ from dicode.admin.nouns import nearest, unknown
 from dicode.admin.place import Place
 from dicode.messages.kinds import Daemon, DesiredTask, Schedule, Source, Task
 from dicode.process.clock import wall_ms
+from dicode.process.finding import work_tree
 from dicode.process.logs import clean
-from dicode.process.tree import work_tree
 from dicode.process.zone import machine_zone
 from dicode.spec.plan import Error, Offer, Offered, Plan, World, offer_of
 from dicode.spec.plan import plan as made_of

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dicode.messages.fault import Fault
-from dicode.process.tree import SET_FILE, TASK_FILE, find_tasks, ignores_for, look, read_folder, read_wanted, work_tree
+from dicode.process.finding import SET_FILE, TASK_FILE, find_tasks, ignores_for, work_tree
+from dicode.process.tree import read_folder, read_wanted
+from dicode.process.ways import look
 from dicode.spec.config import default_name
 from dicode.spec.expand import Away, Expansion, Nothing, Seen, SetAt, TaskAt, expand, name_of, told
 from dicode.spec.resolve import Resolved, resolve_folder, resolve_leaf, want_of

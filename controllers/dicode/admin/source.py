@@ -20,6 +20,7 @@ from dicode.admin.place import Place
 from dicode.messages.kinds import ConfigSource, Source
 from dicode.process.clock import wall_ms
 from dicode.process.logs import clean
+from dicode.spec.names import NOT_TELLABLE, is_tellable, speakable
 
 SYNC_WAIT = 120.0  # seconds `sync --wait` waits: a reading may take its time
 OPTION = {"poll_interval": "--poll", "auth": "--token-env", "webhook_secret_env": "--webhook-secret-env"}
@@ -71,6 +72,8 @@ def as_written(name: str, place: str, options: Mapping[str, object]) -> ConfigSo
         raise Usage(f"{', '.join(OPTION.get(key, f'--{key}') for key in options)}: only for git; {place} is a folder")
     else:
         entry = {"name": name, "type": "local", "path": place}
+        if not is_tellable(os.path.abspath(place)):
+            raise Usage(f"{speakable(place)}: {NOT_TELLABLE}")
     written = json.dumps({"sources": [entry]}, ensure_ascii=False).encode(errors="surrogateescape")
     parsed = parse_config(written, "", base_dir=os.getcwd(), home=os.path.expanduser("~"))
     if parsed.config is None:
@@ -158,6 +161,8 @@ def dev_args(local_path: str | None, branch: str | None, disable: bool) -> dict[
     folder = os.path.abspath(os.path.expanduser(str(local_path)))
     if not os.path.exists(folder):
         raise Usage(f"{local_path}: no such file or folder")
+    if not is_tellable(folder):
+        raise Usage(f"{speakable(folder)}: {NOT_TELLABLE}")
     return {"local_path": folder}
 
 

@@ -12,7 +12,8 @@ from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
 from dicode.git.packs import BLOB, TREE, Damaged, Database, Unusable
-from dicode.process.tree import FIND_DEPTH, MAX_IGNORE_FILE, MAX_LINKS, SET_FILE, TASK_FILE
+from dicode.process.finding import FIND_DEPTH, MAX_IGNORE_FILE, SET_FILE, TASK_FILE
+from dicode.process.ways import MAX_LINKS
 from dicode.spec.expand import MAX_TASKS
 from dicode.spec.folder import MAX_BYTES, MAX_LINK, bad_git_name
 from dicode.spec.ignore import IGNORE_FILES, Ignores

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dicode.git.commits import FILES, FOLDER, LINK, SUBMODULE, Commit, Entry, NoFolder, called
 from dicode.git.packs import Unusable
 from dicode.messages.fault import Fault
-from dicode.process.tree import TASK_FILE
+from dicode.process.finding import TASK_FILE
 from dicode.spec.folder import (
     MAX_BYTES,
     MAX_DEPTH,

@@ -9,6 +9,7 @@ from dicode.messages.kinds import ConfigSource, Credential
 from dicode.source.composed import ComposedSource
 from dicode.source.dev import at_home
 from dicode.source.plain import PlainSource
+from dicode.source.rounds import Rounds
 from dicode.source.state import Touched
 from dicode.source.tools import Tools
 from dicode.source.work import BecamePlain, BecameSet, Problem, Work
@@ -36,6 +37,7 @@ class SourceWork:
         self._tools = tools
         self._pen = Pen(origin.spec.name, tools, ids)
         self._wake = wake
+        self._rounds = Rounds(origin.spec.rescan / 1000)
         self._work: Work | None = None
         self._asked: list[float] = []  # to look again, before there was anybody to do it
         if whole:
@@ -65,7 +67,7 @@ class SourceWork:
 
     @property
     def rounds_done(self) -> int:
-        return self._work.rounds_done if self._work is not None else 0
+        return self._rounds.done
 
     @property
     def problem(self) -> Problem | None:
@@ -76,6 +78,11 @@ class SourceWork:
         """All that was seen has been read and written, or it is known why that cannot be."""
         work = self._work
         return work is not None and (work.problem is not None or (work.at_rest and not self._pen.holding))
+
+    @property
+    def synced_at(self) -> int:
+        """When its own repository was last reached since the start, ms; 0: never, or it has none."""
+        return self._work.synced_at if self._work is not None else 0
 
     @property
     def composed(self) -> bool:
@@ -116,11 +123,9 @@ class SourceWork:
         before = self._work
         if before is not None:
             before.close()
+        self._rounds = Rounds(self._spec.rescan / 1000, self._rounds.begun, self._rounds.done)
         if composed:
-            self._work = ComposedSource(
-                self._spec, self._tools, self._pen, self._wake, dev=bool(self.origin.dev), credentials=self.origin.credentials
-            )
+            dev, credentials = bool(self.origin.dev), self.origin.credentials
+            self._work = ComposedSource(self._spec, self._tools, self._pen, self._rounds, self._wake, dev=dev, credentials=credentials)
         else:
-            self._work = PlainSource(self._spec, self._tools, self._pen, self._wake)
-        if before is not None:
-            self._work.rounds_begun, self._work.rounds_done = before.rounds_begun, before.rounds_done
+            self._work = PlainSource(self._spec, self._tools, self._pen, self._rounds, self._wake)

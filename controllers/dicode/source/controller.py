@@ -24,7 +24,7 @@ from dicode.process.role import explain
 from dicode.process.settings import Settings
 from dicode.source.act import Origin, SourceWork
 from dicode.source.configuration import CONFIG_KEY, Configuration
-from dicode.source.decide import Wanted, source_of, wanted_sources
+from dicode.source.decide import Wanted, source_of, synced, wanted_sources
 from dicode.source.dev import missing_place, wanted_dev
 from dicode.source.plan import Planner, answer_of, by_id
 from dicode.source.requests import VERBS, Refusal, added, line_of, removable, target_of
@@ -33,17 +33,20 @@ from dicode.source.state import Touched
 from dicode.source.tools import Tools
 from dicode.source.watch import Watcher, open_watcher
 from dicode.source.writing import Op, in_chunks
+from dicode.spec.names import speakable
 from dicode.wire.client import Wire
 from dicode.wire.frames import StoreAway, StoreFailed
 
 KINDS: tuple[type[Kind], ...] = (Config, Source, DesiredTask, Request)
 REQUEST = "request:"  # keys of the queue: names of sources, requests behind this prefix (no name holds a colon), and
 CONFIG = "config:"  # the configuration; as an owner of watches, too
+SYNCED = "synced:"  # when the remotes were last reached
 PLAN = "plan:"  # before the token of a plan, as an owner of repositories
 MAX_PLANS = 2  # made at the same time
 CONFIG_SETTLE = 0.01  # seconds dicode.yaml must lie still
 CONFIG_UNREST = 0.1  # seconds after which it is read anyway
 CONFIG_ROUND = 10.0  # seconds between two looks at it that no event asked for
+SYNCED_ROUND = 60.0  # seconds between two times that is written
 STORE_WAIT = 0.5  # seconds before the store is asked again, when it could not
 LOST_WAIT = 0.05  # seconds before a write is tried again that was made from an old state
 WIDTH = 12  # sources that have a turn at the same time: what one waits for, a commit to be read or a write, keeps few others waiting
@@ -64,6 +67,7 @@ class SourceController:
         self._configuration = Configuration(settings)
         self._config_touched = (0.0, 0.0)  # first and last event that has not been looked at
         self._config_writing = False
+        self._refused: set[str] = set()  # keys whose last write the store did not take, which was said
         self._tools: Tools | None = None
         self._repositories: Repositories | None = None
         self._plans: dict[str, tuple[Planner, asyncio.Task[str]]] = {}
@@ -117,6 +121,7 @@ class SourceController:
             repositories = GitRepositories(os.path.realpath(self._settings.data_dir), self._settings.environ, self._log, self._woken)
             self._repositories = repositories
             self._keeping = asyncio.get_running_loop().create_task(repositories.run(), name="repositories")
+            self.queue.add_after(SYNCED, SYNCED_ROUND)
         return self._repositories
 
     # ── what we hear ──
@@ -152,21 +157,33 @@ class SourceController:
             self._sources[owner].touched(touches)
 
     def _failed(self, key: str, error: BaseException, delay: float) -> None:
-        self._log.say(f"{key.removesuffix(':')}: {explain(error)}; again in {delay:g} s")
+        self._log.say(f"{_called(key)}: {explain(error)}; again in {delay:g} s")
 
     # ── what we do ──
 
     async def _work(self, key: str) -> float | None:
         try:
-            if key == CONFIG:
-                return await self._look_at_config()
-            if key.startswith(REQUEST):
-                return await self._answer(key.removeprefix(REQUEST))
-            return await self._turn(key)
-        except (StoreAway, StoreFailed):
-            return STORE_WAIT  # the store says what is wrong with it
+            again = await self._work_on(key)
+        except StoreAway:
+            return STORE_WAIT  # its keeper says so
+        except StoreFailed as failure:
+            if key not in self._refused:
+                self._log.say(f"{_called(key)}: the store did not take it, and is asked again: {failure}")
+            self._refused.add(key)
+            return STORE_WAIT
         except Lost:
             return LOST_WAIT  # our copy of what is written is old; it is made new all the time
+        self._refused.discard(key)
+        return again
+
+    async def _work_on(self, key: str) -> float | None:
+        if key == CONFIG:
+            return await self._look_at_config()
+        if key == SYNCED:
+            return await self._tell_synced()
+        if key.startswith(REQUEST):
+            return await self._answer(key.removeprefix(REQUEST))
+        return await self._turn(key)
 
     async def _turn(self, name: str) -> float | None:
         source, written = self._sources.get(name), self.mirror.get(Source, name)
@@ -178,6 +195,18 @@ class SourceController:
         again = await source.step()
         self._wake_syncing(name, source.rounds_done)
         return again
+
+    async def _tell_synced(self) -> float:
+        """A poll that brings no news wakes nobody, but people want to know that there was one: of all sources in one write."""
+        ops: list[Op] = []
+        for name, running in self._sources.items():
+            present = self.mirror.get(Source, name)
+            now = synced(present, running.synced_at) if present is not None else None
+            if now is not None:
+                ops.append(put(now, name, self.mirror.rev(Source, name)))
+        for chunk in in_chunks(ops):
+            await self.mirror.write(*chunk)
+        return SYNCED_ROUND
 
     def _wake_syncing(self, name: str, rounds: float) -> None:
         for token, (waits_for, number) in self._syncing.items():
@@ -274,7 +303,7 @@ class SourceController:
         try:
             message = await self._carry_out(token, request)
         except Refusal as refusal:
-            await self._close(token, request, Answer(False, str(refusal), wall_ms()))
+            await self._close(token, request, Answer(False, speakable(str(refusal)), wall_ms()))
             return None
         if message is not None:
             await self._close(token, request, Answer(True, message, wall_ms()))
@@ -441,6 +470,10 @@ class SourceController:
             planned[0].news.set()
         elif not owner.startswith(PLAN):
             self.queue.add(owner)
+
+
+def _called(key: str) -> str:
+    return "request" if key.startswith(REQUEST) else {CONFIG: "dicode.yaml", SYNCED: "sources"}.get(key, f"source/{key}")
 
 
 def _event(source: Source, reason: str, message: str) -> Event:

@@ -12,13 +12,12 @@ from dicode.source.state import ALL, Burst, Reading, Territory, Touched
 from dicode.spec.condition import carried
 from dicode.spec.config import default_name
 from dicode.spec.ignore import IGNORE_FILES, is_noise
-from dicode.spec.names import is_segment
+from dicode.spec.names import is_segment, speakable
 from dicode.spec.removal import HELD, TWICE, loses_too_much
 from dicode.spec.task import FILE
 from dicode.spec.taskset import FILE as SET_FILE
 
 Status = Literal["pending", "ok", "stale", "unavailable", "held"]
-SYNCED_GRAIN = 60_000  # ms
 RESOLUTIONS = 20  # kept of a source
 POLL_AT_LEAST = 2.0  # seconds between two rounds where events cannot be had
 POLL_SHARE = 20  # a round where events cannot be had may take a twentieth of the time
@@ -170,23 +169,22 @@ def status_of(view: View) -> Status:
 def source_now(present: Source, view: View, now: int) -> Source:
     """The Source as it should be written after what was seen. `now` in ms."""
     status = status_of(view)
-    return msgspec.structs.replace(
+    said = msgspec.structs.replace(
         present,
         status=status,
         tasks=view.tasks,
         read_at=now if status == "ok" and present.status != "ok" else present.read_at,
         revision=view.commit.id if view.commit is not None else "",
         commit=view.commit,
-        synced_at=_synced_at(present, view),
         resolutions=_resolutions(present, view, now),
         conditions=carried(present.conditions, _source_conditions(present, view), 0, now),
     )
+    return said if said == present else synced(said, view.synced_at) or said  # that alone is no news: it is written for all sources together
 
 
-def _synced_at(present: Source, view: View) -> int:
-    """Not written with every poll that brings no news: once a minute is enough for people."""
-    late = view.synced_at - present.synced_at >= SYNCED_GRAIN or view.synced_at < present.synced_at
-    return view.synced_at if late or view.commit != present.commit else present.synced_at
+def synced(present: Source, at: int) -> Source | None:
+    """The Source with the moment of its last sync, in ms; None when that is written. Of 0, none since the start, the one before stays."""
+    return msgspec.structs.replace(present, synced_at=at) if at not in (0, present.synced_at) else None
 
 
 def _resolutions(present: Source, view: View, now: int) -> tuple[Resolution, ...]:
@@ -199,7 +197,8 @@ def _resolutions(present: Source, view: View, now: int) -> tuple[Resolution, ...
 
 def _source_conditions(present: Source, view: View) -> Iterable[Condition]:
     if view.problem is not None:
-        yield Condition("Readable", False, *view.problem)
+        reason, message = view.problem
+        yield Condition("Readable", False, reason, speakable(message))
     if view.unreachable is not None:
         yield Condition("Reachable", False, *view.unreachable)
     if view.notes:
@@ -265,6 +264,7 @@ def source_of(wanted: Wanted, present: Source | None, epoch: str) -> Source:
     frozen: Status = "stale" if before.tasks else "unavailable"
     return msgspec.structs.replace(
         before,
+        synced_at=before.synced_at if before.spec.url == wanted.spec.url else 0,
         type=wanted.spec.type,
         spec=wanted.spec,
         origin=wanted.origin,

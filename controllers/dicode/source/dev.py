@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from dicode.messages.kinds import ConfigSource, Source
-from dicode.process.tree import SET_FILE, work_tree
+from dicode.process.finding import SET_FILE, work_tree
 from dicode.source.requests import Refusal
 from dicode.spec.names import is_branch
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from dicode.messages.kinds import ConfigSource
 from dicode.process.clock import mono, wall
-from dicode.process.tree import SET_FILE
+from dicode.process.finding import SET_FILE
 from dicode.source.snapshot import Root, find_root, index_lock, way_to
 from dicode.source.state import ALL, Dirt, Touched
 from dicode.source.tools import LOCK_WAIT, Tools, new_cause
@@ -93,6 +93,11 @@ class Ground:
                 continue
             if self.tools.watcher is not None:
                 self.tools.watcher.watch(folder, inode, self.spec.name, frozenset((name,)))
+
+    def leave(self) -> None:
+        """Hear of nothing any more."""
+        if self.tools.watcher is not None:
+            self.tools.watcher.forget_all(self.spec.name)
 
     def locked(self) -> bool:
         """Is a checkout under way, and has it not been for too long?"""

@@ -20,9 +20,10 @@ from dicode.source.resolving import Job, reading_of
 from dicode.source.sets import Book, Done, Due, Piece, Place, is_below
 from dicode.source.state import Burst, Dirt, Reading
 from dicode.source.survey import GONE_WAIT, Survey
-from dicode.source.tools import FAILED_WAIT, RACY, new_cause
+from dicode.source.tools import FAILED_WAIT, RACY, burst_now
 from dicode.source.writing import Op, Pen
 from dicode.spec.config import default_name
+from dicode.spec.names import is_tellable
 from dicode.spec.trees import FolderRead, Repo, Want
 
 BATCH = 500  # places that are read together
@@ -190,10 +191,9 @@ class Intake:
         """It moved under the reading."""
         tree = self._survey.trees[place.tree]
         assert isinstance(tree, LocalTree), "only files on disk move"
-        now = mono()
-        due.burst = due.burst or Burst(new_cause(), 0.0, now, now)
+        due.burst = due.burst or burst_now()
         self._moving[place] = due
-        self._dirt.put_back(READ + tree.key_of(place.path, place.key), due.burst, now)
+        self._dirt.put_back(READ + tree.key_of(place.path, place.key), due.burst, mono())
 
     async def _write_read(self, polled: bool) -> None:
         """Remember what was read and write what differs; what could not be written is read again."""
@@ -249,7 +249,8 @@ class Intake:
                 self.failed = f"the folder of the TaskSet cannot be exported: {gone}"
                 self.again[reading.id] = mono() + GONE_WAIT
                 return reading
-        return reading._replace(set_dir=self._set_dirs[key])
+        dir = self._set_dirs[key]
+        return reading._replace(set_dir=dir if is_tellable(dir) else "")
 
 
 def told_folder(tree: Tree, repo: Repo | None, source: str, path: str) -> str:

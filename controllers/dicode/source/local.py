@@ -14,9 +14,11 @@ from dataclasses import replace
 
 from dicode.git.trees import TreeGone
 from dicode.process.clock import mono
-from dicode.process.tree import SET_FILE, TASK_FILE, look, read_inline
+from dicode.process.finding import SET_FILE, TASK_FILE, OnFolder, with_ignore_files
+from dicode.process.tree import read_inline
+from dicode.process.ways import look
 from dicode.source.reading import READ_AGAIN, Still, read_still, watch_includes
-from dicode.source.snapshot import Glance, OnFolder, Root, Walk, glance, glance_inline, with_ignore_files
+from dicode.source.snapshot import Glance, Root, Walk, glance, glance_inline
 from dicode.source.state import Known, Territory, Touched, ancestors
 from dicode.source.tools import ROUND_SLICE, SLICE, Tools
 from dicode.spec.ignore import IGNORE_FILES, Ignores, is_noise
@@ -244,7 +246,7 @@ class _Reading:
 
     def _rules_below(self, folder: str) -> Ignores:
         if folder not in self._rules:
-            self._rules[folder] = with_ignore_files(self._rules_in(folder), folder, IGNORE_FILES)
+            self._rules[folder] = with_ignore_files(self._rules_in(folder), folder)
         return self._rules[folder]
 
     def _inline(self, want: Want, glanced: Glance, folder: str, known: Known) -> Still:
@@ -260,7 +262,7 @@ class _Reading:
             if not moved:
                 break
             first = second.fingerprint
-        return Still(read, replace(known, fingerprint=None if moved else second.fingerprint), second.newest, moved)
+        return Still(read, replace(known, fingerprint=None if moved or read.unread else second.fingerprint), second.newest, moved)
 
 
 def _asked(want: Want, folder: str, reach: str) -> tuple[str, ...]:

@@ -16,14 +16,17 @@ from typing import NamedTuple
 from dicode.messages.kinds import ConfigSource
 from dicode.process.blobs import Batch, Bundles
 from dicode.process.clock import mono, wall, wall_ms
-from dicode.source.decide import View, agrees, dirty_keys, every
+from dicode.process.finding import OnFolder
+from dicode.source.decide import View, agrees, dirty_keys
 from dicode.source.ground import Ground
 from dicode.source.reading import not_bundled, read_task
-from dicode.source.snapshot import Glance, OnFolder, Root, Walk, find_root
-from dicode.source.state import ALL, Burst, Dirt, Known, Reading, Territory, Touched
-from dicode.source.tools import FAILED_WAIT, MISSING_ROOT, RACY, ROUND_SLICE, SLICE, Tools, deaf, new_cause
+from dicode.source.rounds import Rounds
+from dicode.source.snapshot import Glance, Root, Walk, find_root
+from dicode.source.state import ALL, MAX_DIRTY, Burst, Dirt, Known, Reading, Territory, Touched
+from dicode.source.tools import FAILED_WAIT, RACY, ROUND_SLICE, SLICE, Tools, burst_now, deaf, new_cause
 from dicode.source.work import BecameSet, Problem
 from dicode.source.writing import Op, Pen
+from dicode.spec.ignore import is_noise
 
 BATCH = 200  # task folders handed to the disk thread at a time
 SIFTED = 100  # task folders compared before the time is looked at
@@ -52,12 +55,11 @@ class Looked:
 class PlainSource:
     """The work on one source; `step` is called by one worker at a time, everything else by the loop's thread."""
 
-    def __init__(self, spec: ConfigSource, tools: Tools, pen: Pen, wake: Callable[[], None]) -> None:
+    def __init__(self, spec: ConfigSource, tools: Tools, pen: Pen, rounds: Rounds, wake: Callable[[], None]) -> None:
         self.spec = spec
-        self.rounds_begun = 0
-        self.rounds_done = 0
         self._tools = tools
         self._pen = pen
+        self._rounds = rounds
         self._wake = wake
         self._root: Root | None = None
         self._problem: Problem | None = None
@@ -66,13 +68,11 @@ class PlainSource:
         self._ground = Ground(spec, tools)
         self._territory = Territory()
         self._dirt = Dirt(max(spec.settle, 1) / 1000)
+        self._unclaimed: dict[str, Touched] = {}  # path → what was touched there and belonged to no task that we knew
         self._waiting: dict[str, Waiting] = {}
         self._unwritten: list[tuple[Reading, Burst | None]] = []
         self._round: Walk | None = None
         self._sifting: Iterator[Walk | None] | None = None
-        self._round_at = 0.0
-        self._round_took = 0.0
-        self._round_again = False
         self._read = False
 
     # ── what others ask ──
@@ -85,21 +85,28 @@ class PlainSource:
     def _concerned(self, touched: Touched) -> set[str]:
         keys = dirty_keys(self._territory, self._root.path if self._root else "", self._ground.way, touched)
         self._territory.groups -= keys  # it is not known any more that they are no tasks
+        if self._territory.tasks.keys().isdisjoint(keys) and len(self._unclaimed) < MAX_DIRTY:
+            self._unclaimed[touched.path] = touched
         return keys
 
-    def look_again(self, pushed_at: float = 0.0) -> int:
-        """Look at everything now; gives the number of the round that will have done so."""
-        self._want_round()
-        self._wake()
-        return self.rounds_begun + 1
+    def _claim(self) -> None:
+        """What was touched while a task was read for the first time may be included by it, which nobody could know."""
+        unclaimed, self._unclaimed = self._unclaimed, {}
+        for touched in unclaimed.values():
+            for key in self._territory.tasks_of(touched.path) if not is_noise(touched.name) else ():
+                self._dirt.touch(key, mono(), touched.at, new_cause())
 
-    def _want_round(self) -> None:
-        self._round_again = self._round is not None
-        self._round_at = 0.0
+    def look_again(self, pushed_at: float = 0.0) -> int:
+        self._wake()
+        return self._rounds.want()
 
     @property
     def problem(self) -> Problem | None:
         return self._problem
+
+    @property
+    def synced_at(self) -> int:
+        return 0
 
     @property
     def at_rest(self) -> bool:
@@ -110,8 +117,7 @@ class PlainSource:
         """There is nobody who would be asked."""
 
     def close(self) -> None:
-        if self._tools.watcher is not None:
-            self._tools.watcher.forget_all(self.spec.name)
+        self._ground.leave()
 
     # ── the loop: wait, observe, decide, act ──
 
@@ -119,7 +125,7 @@ class PlainSource:
         """One small piece of work; gives the seconds after which there is more."""
         due = self._dirt.take(mono(), MAX_DUE)
         if due.pop(ALL, None) is not None:
-            self._want_round()
+            self._rounds.want()
         if due and self._root is not None:
             await self._write_read()  # an older reading must not come after a newer one
             await self._look(due, self._root)
@@ -129,8 +135,10 @@ class PlainSource:
             await self._read_waiting(self._root)
         elif self._round is not None:
             await self._go_round(self._round)
-        elif mono() >= self._round_at:
+        elif mono() >= self._rounds.at:
             await self._begin_round()
+        if self._unclaimed and self.at_rest:
+            self._claim()
         await self._tell()
         return self._rest()
 
@@ -140,16 +148,15 @@ class PlainSource:
         if not self.at_rest:
             return self._dirt.settle
         next_due = self._dirt.next_due()
-        return max(0.0, min(self._round_at, math.inf if next_due is None else next_due) - mono())
+        return max(0.0, min(self._rounds.at, math.inf if next_due is None else next_due) - mono())
 
     async def _look(self, due: dict[str, Burst], root: Root) -> None:
         looked = await self._tools.on_disk(self._look_at, due, root)
         if looked.locked:
-            for key, burst in due.items():
-                self._dirt.put_back(key, burst._replace(first=mono()), mono())  # as if it had just begun
+            self._dirt.wait_on(due, mono())
             return
         if looked.missing:
-            self._want_round()
+            self._rounds.want()
         self._territory.groups |= looked.groups
         self._territory.groups -= looked.tasks
         self._waiting.update(looked.waiting)
@@ -220,9 +227,9 @@ class PlainSource:
                 self._dirt.touch(reading.folder, now + FAILED_WAIT, wall(), new_cause())
             elif reading.known is None:
                 self._territory.lose(reading.folder)
-                self._want_round()
+                self._rounds.want()
             elif reading.unsettled and (burst is None or not self._dirt.expired(burst, now)):
-                self._dirt.put_back(reading.folder, burst or Burst(new_cause(), 0.0, now, now), now)
+                self._dirt.put_back(reading.folder, burst or burst_now(), now)
             else:
                 self._failed = ""
                 learned.append(reading)
@@ -245,7 +252,7 @@ class PlainSource:
         known = self._territory.tasks.get(reading.folder) or reading.known
         if known is not None:
             self._territory.learn(reading.folder, replace(known, fingerprint=None))
-        self._want_round()
+        self._rounds.want()
 
     # ── rounds through everything ──
 
@@ -261,22 +268,19 @@ class PlainSource:
             self._unwritten.clear()
             await self._tools.on_disk(self._ground.listen)
         self._root = found.root
-        self.rounds_begun += 1
         if found.root is None:
             self._problem = found.problem
-            self.rounds_done = self.rounds_begun
-            self._round_at = mono() + min(MISSING_ROOT, self.spec.rescan / 1000)
+            self._rounds.fail(mono())
             return
-        self._round_again = False
+        self._rounds.begin()
         self._round = Walk(found.root, self._territory.tasks, self._on_folder)
-        self._round_took = 0.0
 
     async def _go_round(self, walk: Walk) -> None:
         began = mono()
         done = await self._tools.on_disk(walk.advance, ROUND_SLICE if self._read else SLICE)
-        self._round_took += mono() - began
+        self._rounds.spend(mono() - began)
         if done:
-            self._round_at = 0.0 if self._round_again else mono() + every(self.spec.rescan / 1000, self._polled, self._round_took)
+            self._rounds.through(mono(), polled=self._polled)
             self._round = None
             await self._seen_all(walk)
 
@@ -285,8 +289,8 @@ class PlainSource:
         if there:
             self._sifting = self._sift(walk, bundled)
         else:
-            self._round_at = 0.0
-            self.rounds_done = self.rounds_begun
+            self._rounds.end()
+            self._rounds.want()
 
     def _what_is_there(self, root: Root) -> tuple[bool, set[str]]:
         """On the disk thread: is the root still this one, and which bundles are there?"""
@@ -315,7 +319,7 @@ class PlainSource:
         if walk.complete:
             self._territory.groups = walk.groups
             await self._settle_missing(walk)
-        self.rounds_done = self.rounds_begun
+        self._rounds.end()
 
     def _still_there(self, root: Root) -> bool:
         try:
@@ -334,8 +338,7 @@ class PlainSource:
 
     def _noticed(self) -> Burst | None:
         """A round found it, not an event: then there is no moment to measure from. None for the first reading."""
-        now = mono()
-        return Burst(new_cause(), 0.0, now, now) if self._read else None
+        return burst_now() if self._read else None
 
     async def _settle_missing(self, walk: Walk) -> None:
         """Tasks that two complete readings did not find are removed; too many at once are held."""
@@ -343,8 +346,7 @@ class PlainSource:
             self._territory.lose(folder)
             self._waiting.pop(folder, None)
         again = await self._pen.settle_missing(glanced.id for glanced in walk.found.values())
-        if again is not None:
-            self._round_at = min(self._round_at, mono() + again)
+        self._rounds.within(again, mono())
         self._read = True
 
     # ── what is told ──
@@ -357,16 +359,12 @@ class PlainSource:
         if (self._read is False and self._problem is None) or not self.at_rest:
             return
         if self._pen.holding and self._read and self._problem is None:
-            await self._release()
+            await self._pen.release(self._forget_readings)
         await self._pen.tell(View(self._read, 0, self._problem, 0, self._remote, self._tools.limited, self._failed))
 
-    async def _release(self) -> None:
-        try:
-            await self._pen.release()
-        except BaseException:
-            self._territory.forget_readings()
-            self._want_round()
-            raise
+    def _forget_readings(self) -> None:
+        self._territory.forget_readings()
+        self._rounds.want()
 
     @property
     def _on_folder(self) -> OnFolder:

@@ -24,14 +24,13 @@ from dicode.source.reading import MAX_FAULTS, shown
 from dicode.source.remotes import NEVER, OWN
 from dicode.source.requests import Refusal
 from dicode.source.resolving import resolved
-from dicode.source.sets import NOBODY, Book, Piece, Place, pieces_of
-from dicode.source.snapshot import speakable
+from dicode.source.sets import NOBODY, Book, Piece, pieces_found, pieces_of
 from dicode.source.survey import Survey, in_portions
 from dicode.source.tools import Tools, deaf
 from dicode.spec.access import repo_of_source, rules_of
 from dicode.spec.config import default_name
 from dicode.spec.expand import SetAt
-from dicode.spec.names import is_branch, is_commit
+from dicode.spec.names import is_branch, is_commit, speakable
 from dicode.spec.plan import Error, Offer, Offered, offer_of
 from dicode.spec.resolve import Resolved
 from dicode.spec.trees import At, Repo
@@ -96,7 +95,7 @@ class Planner:
         tree = survey.trees[OWN]
         found = await tree.find(survey.root.path)
         errors = [("", Fault(tree.shown(path), 1, 1, why)) for path, why in found.unreadable]
-        return {task.id: Piece(task.id, Place(OWN, task.path)) for task in found.tasks}, errors
+        return pieces_found(OWN, found.tasks), errors
 
     async def _resolved(self, survey: Survey, pieces: Mapping[str, Piece]) -> Any:
         book = Book()

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from dicode.messages.fault import Fault
 from dicode.process.blobs import BadBundle, Batch, Bundles, MissingBundle, parse_manifest
-from dicode.process.tree import TASK_FILE, read_folder
-from dicode.source.snapshot import Glance, OnFolder, Root, glance, speakable
+from dicode.process.finding import TASK_FILE, OnFolder
+from dicode.process.tree import read_folder
+from dicode.source.snapshot import Glance, Root, glance
 from dicode.source.state import Known, Reading
 from dicode.spec.folder import Folder, Wanted, wanted
+from dicode.spec.names import speakable
 from dicode.spec.resolve import Resolved, resolve_folder
 
 MAX_FAULTS = 50
@@ -52,7 +54,7 @@ def read_still(glanced: Glance, folder: str, reach: str, known: Known, on_folder
         if not moved:
             break
         first = second.fingerprint
-    return Still(read, replace(known, fingerprint=None if moved else second.fingerprint), second.newest, moved)
+    return Still(read, replace(known, fingerprint=None if moved or read.unread else second.fingerprint), second.newest, moved)
 
 
 def _resolve(reading: Reading, read: Folder, known: Known, bundles: Bundles | Batch) -> Reading:

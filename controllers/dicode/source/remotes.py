@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from dicode.git.trees import Repositories, RepoState
+from dicode.process.clock import mono
 from dicode.source.tools import Tools
 from dicode.source.work import Problem
 from dicode.spec.config import default_name
@@ -14,6 +16,8 @@ from dicode.spec.trees import CommitInfo, Repo
 
 NEVER = 7 * 86_400_000  # ms between polls of what is not polled
 OWN = ""  # the key of the source's own tree
+ANSWER_WITHIN = 5.0  # seconds in which a remote is expected to answer for the first time: nobody waits longer without a word
+NOT_YET: Problem = ("NoAnswerYet", f"not read yet: the remote has not answered for {ANSWER_WITHIN:g} s; it is waited for")
 
 
 class News(NamedTuple):
@@ -38,6 +42,9 @@ class Remotes:
         self._tools = tools
         self._repos: dict[str, Repo] = {OWN: own} if own is not None else {}
         self._followed: dict[Repo, int] = {}
+        self._asked_since = math.inf  # the last one that is new here
+        self._late = False  # one does not answer, and people are told so
+        self.late_at = math.inf  # when an answer that is expected will be late
         self._closed = False
         self._asked: float | None = None  # for news, by a push at that moment; 0.0: by somebody
         self._syncs: dict[Repo, int] = {}
@@ -57,6 +64,7 @@ class Remotes:
         self._repos = {**(expansion.repos if expansion is not None else {}), **own}
         if wants != self._followed and not self._closed:
             self._repositories.follow(self._name, wants)
+            self._asked_since = mono() if wants.keys() - self._followed.keys() else self._asked_since
             self._followed = wants
         self._sync()
 
@@ -100,8 +108,19 @@ class Remotes:
         Who asked is not answered with what a mirror holds of a repository that was named only since.
         """
         states = {repo: self._repositories.state(repo) for repo in self._repos.values()}
-        known = all(state.commit is not None or state.rounds for state in states.values())
+        known = all(map(_is_known, states.values()))
         return known and all(state.rounds >= syncs.get(repo, 1 if syncs else 0) for repo, state in states.items())
+
+    def is_expecting(self) -> bool:
+        """Is nothing known yet of one of them, which may still answer in time?
+
+        While others still answer for the first time, it may be this machine that is slow.
+        """
+        silent = any(not _is_known(self._repositories.state(repo)) for repo in self._repos.values())
+        due = max(self._asked_since, self._tools.answered_at) + ANSWER_WITHIN
+        self._late = silent and (self._late or mono() >= due)
+        self.late_at = due if silent and not self._late else math.inf
+        return silent and not self._late
 
     def news(self) -> Iterator[News]:
         for tree, repo in self._repos.items():
@@ -112,7 +131,8 @@ class Remotes:
     def unreachable(self) -> Problem | None:
         """Why one of them cannot be asked."""
         for tree, repo in self._repos.items():
-            problem = self._repositories.state(repo).problem
+            state = self._repositories.state(repo)
+            problem = NOT_YET if self._late and not _is_known(state) else state.problem
             if problem is not None:
                 return problem[0], problem[1] if tree == OWN else f"{default_name(repo.url)}: {problem[1]}"
         return None
@@ -131,3 +151,8 @@ class Remotes:
     def notes(self) -> tuple[str, ...]:
         """What they hold that is not supported."""
         return tuple(dict.fromkeys(note for tree in self._repos if tree in self.commits for note in self.commits[tree].notes))
+
+
+def _is_known(state: RepoState) -> bool:
+    """Does anybody know whether it can be had?"""
+    return state.commit is not None or state.rounds > 0

@@ -11,8 +11,8 @@ from dicode.messages.fault import Fault
 from dicode.process.blobs import Batch, Bundles
 from dicode.source.reading import changed_files, not_bundled
 from dicode.source.sets import Piece
-from dicode.source.snapshot import speakable
 from dicode.source.state import Burst, Known, Reading
+from dicode.spec.names import speakable
 from dicode.spec.resolve import Resolved, resolve_folder, resolve_leaf
 from dicode.spec.trees import FolderRead
 

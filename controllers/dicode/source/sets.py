@@ -15,8 +15,9 @@ from typing import NamedTuple
 from dicode.messages.fault import Fault
 from dicode.source.state import Burst
 from dicode.spec.expand import Expansion, Leaf, Nothing, Seen, SetAt, TaskAt
+from dicode.spec.names import speakable
 from dicode.spec.resolve import want_of
-from dicode.spec.trees import At, FolderRead, Look, SetSeen, TaskSeen, Want
+from dicode.spec.trees import At, FolderRead, Look, SetSeen, TaskFound, TaskSeen, Want
 
 NOBODY: Mapping[str, str] = {}
 
@@ -274,6 +275,12 @@ def said_for(piece: Piece, said: Mapping[str, str]) -> tuple[str, ...]:
 def pieces_of(expansion: Expansion, before: Mapping[str, Piece]) -> dict[str, Piece]:
     """The tasks of an expansion; one whose leaf is the same object stays the same object."""
     return {id: old if (old := before.get(id)) is not None and old.leaf is leaf else piece_of(leaf) for id, leaf in expansion.leaves.items()}
+
+
+def pieces_found(tree: str, tasks: Iterable[TaskFound]) -> dict[str, Piece]:
+    """The tasks of a plain source. A folder whose name cannot be told is one, too: it carries the fault."""
+    pieces = (Piece(speakable(task.id), Place(tree, task.path)) for task in tasks)
+    return {piece.id: piece for piece in pieces}
 
 
 def piece_of(leaf: Leaf) -> Piece:

@@ -1,7 +1,8 @@
 """Looking at a source by stat alone: which task folders there are, and whether one looks different from before.
 
 Events only say where to look; this is what is believed. A walk is taken in slices, so that a save never waits for the
-round through ten thousand other tasks. Everything here blocks.
+round through ten thousand other tasks. The way to the task folders is that of `process.finding`, where it says why what stands in
+one is gone through here in another way than when it is read. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -9,24 +10,18 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
 from dicode.process.clock import mono
-from dicode.process.tree import FIND_DEPTH, SET_FILE, TASK_FILE, ignores_for, work_tree
+from dicode.process.finding import SET_FILE, TASK_FILE, Entry, OnFolder, Visit, ignores_for, list_folder, visits, with_ignore_files, work_tree
 from dicode.source.state import Known
 from dicode.spec.folder import MAX_DEPTH, MAX_FILES
 from dicode.spec.ignore import IGNORE_FILES, Ignores
+from dicode.spec.names import speakable
 
 MAX_TASKS = 20_000  # a source; SPEC 9
-MAX_IGNORE_FILE = 64 * 1024
-
-Entry = tuple[str, bool, os.DirEntry[str]]  # of a folder: its name, whether it is a folder, and what else can be asked
-
-#: Is told of each folder that matters and its inode, before it is listed: so nothing that comes after is missed.
-OnFolder = Callable[[str, int], None]
 
 
 class Root(NamedTuple):
@@ -85,7 +80,7 @@ class Walk:
     found: dict[str, Glance] = field(default_factory=dict)
     groups: set[str] = field(default_factory=set)
     unreadable: dict[str, str] = field(default_factory=dict)
-    _waiting: list[tuple[str, str, Ignores, int]] | None = None
+    _visits: Iterator[Visit] | None = None
     _included: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -99,29 +94,36 @@ class Walk:
 
     def advance(self, seconds: float) -> bool:
         """Go on for about `seconds`; True when all has been seen."""
-        if self._waiting is None:
-            self._begin()
-        assert self._waiting is not None
+        if self._visits is None:
+            self._visits = self._begin()
         until = mono() + seconds
-        while self._waiting:
-            self._step(*self._waiting.pop())
+        for visit in self._visits:
+            if not visit.is_task:
+                self.groups.add(visit.dir)
+            elif len(self.found) < MAX_TASKS:
+                self._look_at(visit)
+            else:
+                self.unreadable[self.root.path] = f"holds more than {MAX_TASKS:,} tasks: split it into several sources"
+                return True
             if mono() >= until:
-                break
-        return not self._waiting
+                return False
+        return True
 
-    def _begin(self) -> None:
-        self._waiting = []
+    def _begin(self) -> Iterator[Visit]:
         folder = self.start or self.root.path
         if not self._leads_here(folder) or _lies_in(folder, self.root.apart):
-            return
+            return iter(())
         try:
             inode = os.stat(folder, follow_symlinks=False).st_ino
         except OSError:
-            return  # nothing there: nothing found
+            return iter(())  # nothing there: nothing found
         id = posixpath.relpath(folder, self.root.path) if folder != self.root.path else ""
-        depth = id.count("/") + 1 if id else 0
         self.on_folder(folder, inode)
-        self._waiting.append((id, folder, ignores_for(folder, self.root.reach), depth))
+        rules = ignores_for(folder, self.root.reach)
+        return visits(folder, self._not_listed, self.on_folder, id=id, rules=rules, apart=self.root.apart)
+
+    def _not_listed(self, folder: str, error: OSError) -> None:
+        self.unreadable[folder] = error.strerror or "cannot be read"
 
     def _leads_here(self, folder: str) -> bool:
         """Is the way from the root to `folder` free of links, ignored folders and other tasks?"""
@@ -132,7 +134,7 @@ class Walk:
         for step in posixpath.relpath(folder, place).split("/"):
             if os.path.lexists(f"{place}/{TASK_FILE}"):
                 return False
-            rules = with_ignore_files(rules, place, IGNORE_FILES)
+            rules = with_ignore_files(rules, place)
             if rules.ignored(step, True):
                 return False
             place, rules = f"{place}/{step}", rules.below(step)
@@ -140,34 +142,10 @@ class Walk:
                 return False
         return True
 
-    def _step(self, id: str, folder: str, rules: Ignores, depth: int) -> None:
-        try:
-            listed = _listed(folder)
-        except OSError as error:
-            if id and isinstance(error, FileNotFoundError):
-                return  # gone since its parent was listed
-            self.unreadable[folder] = error.strerror or "cannot be read"
-            return
-        names = {name for name, _, _ in listed}
-        if TASK_FILE in names:
-            self._task(id or posixpath.basename(folder), folder, rules, listed)
-            return
-        self.groups.add(folder)
-        if depth == FIND_DEPTH or self._waiting is None:
-            return
-        rules = with_ignore_files(rules, folder, [name for name in IGNORE_FILES if name in names])
-        for name, is_folder, entry in listed:
-            if is_folder and not rules.ignored(name, True) and f"{folder}/{name}" != self.root.apart:
-                self.on_folder(f"{folder}/{name}", entry.inode())
-                self._waiting.append((f"{id}/{name}" if id else name, f"{folder}/{name}", rules.below(name), depth + 1))
-
-    def _task(self, id: str, folder: str, rules: Ignores, listed: list[Entry]) -> None:
-        if len(self.found) == MAX_TASKS:
-            self.unreadable[self.root.path] = f"holds more than {MAX_TASKS:,} tasks: split it into several sources"
-            if self._waiting:
-                self._waiting.clear()
-            return
-        self.found[folder] = glance(speakable(id), folder, rules, self.tasks.get(folder), self.on_folder, self._included, listed)
+    def _look_at(self, visit: Visit) -> None:
+        folder = visit.dir
+        id = speakable(visit.id or posixpath.basename(folder))
+        self.found[folder] = glance(id, folder, visit.rules, self.tasks.get(folder), self.on_folder, self._included, visit.listed)
 
 
 def _lies_in(folder: str, apart: str) -> bool:
@@ -256,7 +234,7 @@ def _stamp(
     newest = 0
     most = MAX_FILES + 1 - len(stamps)  # reading it will say that it is too large
     try:
-        entries = sorted(_listed(folder, most) if listed is None else listed[:most], key=_by_name)
+        entries = sorted(list_folder(folder, most) if listed is None else listed[:most], key=_by_name)
     except OSError as error:
         stamps.append((path, error.errno))
         return newest
@@ -286,32 +264,11 @@ def _state(found: os.stat_result) -> tuple[int, int, int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode
 
 
-def _listed(folder: str, most: int | None = None) -> list[Entry]:
-    """What stands in a folder, up to `most`. Raises OSError."""
-    with os.scandir(folder) as entries:
-        return [(entry.name, entry.is_dir(follow_symlinks=False), entry) for entry in islice(entries, most)]
-
-
 def _is_folder(path: str) -> bool:
     try:
         return stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode)
     except OSError:
         return False
-
-
-def with_ignore_files(rules: Ignores, folder: str, names: list[str] | tuple[str, ...]) -> Ignores:
-    """With those of these ignore files that stand in the folder."""
-    for name in names:
-        try:
-            fd = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            continue  # a link or unreadable: then it says nothing
-        try:
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                rules = rules.with_file(os.read(fd, MAX_IGNORE_FILE).decode(errors="surrogateescape"))
-        finally:
-            os.close(fd)
-    return rules
 
 
 def way_to(path: str) -> set[str]:
@@ -337,8 +294,3 @@ def way_to(path: str) -> set[str]:
             break
         place = here
     return found
-
-
-def speakable(text: str) -> str:
-    """A name as UTF-8, whatever bytes it is made of: only such can be written and told."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

@@ -83,6 +83,11 @@ class Dirt:
         """Its unrest lasted long enough: take what is there."""
         return now >= burst.first + UNREST * self.settle
 
+    def wait_on(self, due: dict[str, Burst], now: float) -> None:
+        """These could not even be looked at: as if they had just begun."""
+        for key, burst in due.items():
+            self.put_back(key, burst._replace(first=now), now)
+
     def put_back(self, key: str, burst: Burst, now: float) -> None:
         """It could not be read well: once more after another `settle`, or whatever came meanwhile."""
         newer = self.bursts.get(key, burst)
@@ -94,7 +99,7 @@ class Known:
     """One task folder: what it looked like when it was last read, where else its files stand, and what came of it."""
 
     id: str
-    fingerprint: int | None = None  # None: not read yet, or it would not hold still
+    fingerprint: int | None = None  # None: not read yet or not wholly, or it would not hold still
     includes: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     digest: str = ""

@@ -11,9 +11,11 @@ from typing import TypeVar
 
 from dicode.git.trees import Repositories
 from dicode.process.blobs import Bundles
+from dicode.process.clock import mono
+from dicode.process.finding import OnFolder
 from dicode.process.logs import Log
 from dicode.process.mirror import Mirror
-from dicode.source.snapshot import OnFolder
+from dicode.source.state import Burst
 from dicode.source.watch import Watcher
 
 T = TypeVar("T")
@@ -22,7 +24,6 @@ SLICE = 0.02  # seconds of reading before someone else has a turn
 ROUND_SLICE = 0.004  # the same for a round that nobody waits for
 LOCK_WAIT = 5.0  # seconds to wait for git to let go of its index
 FAILED_WAIT = 1.0  # seconds before a bundle that could not be written is tried again
-MISSING_ROOT = 2.0  # seconds between two looks for a root that is not there
 RACY = 2_000_000_000  # ns; what changed less than this ago may have changed again unseen, where there are no events
 
 
@@ -38,6 +39,7 @@ class Tools:
     working_dir: str
     data_dir: str  # without links; no part of any source
     repositories: Callable[[], Repositories]  # made when somebody first needs one
+    answered_at: float = 0.0  # when a repository was last heard of for the first time, on the clock of `mono`
 
     async def on_disk(self, work: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.disk, work, *args)
@@ -57,6 +59,12 @@ class Tools:
 
 def deaf(folder: str, inode: int) -> None:
     """Where nothing can be heard, nothing is watched."""
+
+
+def burst_now(at: float = 0.0) -> Burst:
+    """A reason to read that begins now. `at`: of the push that led to it; 0.0: a timer, and there is no moment to measure from."""
+    now = mono()
+    return Burst(new_cause(), at, now, now)
 
 
 def new_cause() -> str:

@@ -20,20 +20,22 @@ class BecamePlain(Exception):
 class Work(Protocol):
     """`step` is called by one worker at a time, everything else by the loop's thread."""
 
-    rounds_begun: int
-    rounds_done: int
-
     def touched(self, touches: list[Touched] | None) -> None:
         """Something happened on disk; None: anything may have."""
         ...
 
     def look_again(self, pushed_at: float = 0.0) -> int:
-        """Look at everything now; gives the number of the round that will have done so. `pushed_at`: of the push that asks."""
+        """Look at everything now, also at the remotes; gives the number of the round that will have done so. `pushed_at`: of the push that asks."""
         ...
 
     @property
     def problem(self) -> Problem | None:
         """Why the last round could not read everything."""
+        ...
+
+    @property
+    def synced_at(self) -> int:
+        """When its own repository was last reached since the start, ms; 0: never, or it has none."""
         ...
 
     @property

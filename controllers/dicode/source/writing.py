@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dicode.messages.commands import Append, Delete, Put
@@ -71,10 +71,14 @@ class Pen:
     def holding(self) -> bool:
         return self._kept is not None
 
-    async def release(self) -> None:
-        """Write what was kept back. When that fails it is forgotten, and must be read again."""
+    async def release(self, forget: Callable[[], None]) -> None:
+        """Write what was kept back. When that fails it is lost and must be read again, which `forget` is to see to."""
         kept, self._kept = self._kept, None
-        await self.write((kept or {}).values())
+        try:
+            await self.write((kept or {}).values())
+        except BaseException:
+            forget()
+            raise
 
     # ── what is no longer there ──
 

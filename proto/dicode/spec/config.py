@@ -376,3 +376,5 @@ def _withheld(written: ConfigFile) -> Iterator[str]:
 def _not_built(written: ConfigFile) -> Iterator[str]:
     if written.store not in (None, "sqlite"):
         yield "store: postgresql"
+    if written.defaults is not None and written.defaults.on_failure_chain is not None and written.defaults.on_failure_chain.task:
+        yield "defaults.on_failure_chain"

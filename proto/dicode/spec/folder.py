@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from dicode.messages.fault import Fault
 from dicode.spec import yaml
+from dicode.spec.names import speakable
 from dicode.spec.yaml import Place
 
 MAX_FILES = 2_000
@@ -18,6 +19,7 @@ MAX_DEPTH = 16
 MAX_NAME = 255  # bytes; no file system has longer ones
 MAX_LINK = 4095  # bytes, as Linux has it
 MAX_STEPS = 400  # from a link to what it leads to
+_RENAME = "rename it, or name it in .dicodeignore"
 _USUAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{,63}")
 _SHORT_GIT = re.compile(r"git~[0-9]+(?::.*)?", re.DOTALL)  # how Windows calls `.git` in short
 _IGNORABLE = dict.fromkeys([*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF])  # macOS does not see them in names
@@ -39,13 +41,15 @@ class FolderFile(NamedTuple):
 class Folder(NamedTuple):
     """Everything that belongs to one task. With `faults` it must not be used; each names its file by `dir`.
 
-    `moved` names files that changed while they were read: read again, or take it and say Unsettled.
+    `moved` names files that changed while they were read: read again, or take it and say Unsettled. `unread`: a file could
+    not be read, and when it can nothing about it need look different (a disk or a file server that failed).
     """
 
     dir: str
     files: tuple[FolderFile, ...]
     faults: tuple[Fault, ...] = ()
     moved: tuple[str, ...] = ()
+    unread: bool = False
 
     def find(self, path: str) -> FolderFile | None:
         return next((file for file in self.files if file.path == path), None)
@@ -57,14 +61,14 @@ TOO_DEEP = f"deeper than {MAX_DEPTH} folders: name it in .dicodeignore"
 
 
 def bad_name(name: str) -> str | None:
-    """What is wrong with a file name (surrogates stand for bytes that are not UTF-8); None when it is fine."""
+    """What is wrong with the name of a file of a task, wherever it stands (surrogates stand for bytes that are not UTF-8); None when it is fine."""
     if name.isprintable():
         return None
     for char in name:
         if "\ud800" <= char <= "\udfff":
-            return f"the name {name!a} is not UTF-8"
+            return f"the name '{speakable(name)}' is not UTF-8: {_RENAME}"
         if char < " " or "\x7f" <= char < "\xa0":
-            return f"the name {name!a} holds control characters"
+            return f"the name '{speakable(name)}' holds control characters: {_RENAME}"
     return None
 
 

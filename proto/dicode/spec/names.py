@@ -1,4 +1,4 @@
-"""Names: which may be parts of a task id, branches and commits of git, environment variables, and what to say of the others."""
+"""Names: which may be parts of a task id, branches and commits of git, environment variables, and how to say the others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _NO_BRANCH = re.compile(r"^[-/.]|\.\.|//|@\{|[\s\0-\x1f\x7f~^:?*\[\\]|/\.|\.lock(?:/|$)|[./]$|^@$")  # git-check-ref-format(1)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"gh[a-z]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}")  # GitHub's could be names of variables
+_UNSPEAKABLE = (
+    {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+    | {code: f"\\u{code:04x}" for code in range(0x80, 0xA0)}
+    | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}  # what Python makes of a byte that is not UTF-8
+)
+NOT_TELLABLE = "a path of a source must be UTF-8 without control characters: give it a link with such a name"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -34,6 +40,16 @@ def bad_segment(text: str) -> str:
     short = text if len(text) <= 70 else text[:70] + "…"
     shown = short if short.isprintable() else ascii(short)[1:-1]
     return f"'{shown}' cannot be part of an id: use 1 to 63 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
+
+
+def speakable(name: str) -> str:
+    """A name or a path as it can be written and told, whatever bytes it is made of: `a\\xff` for what is not UTF-8 or would control a terminal."""
+    return name if name.isprintable() else name.translate(_UNSPEAKABLE).encode(errors="backslashreplace").decode()
+
+
+def is_tellable(path: str) -> bool:
+    """Can the path be told as it is, so that who hears it finds the same place?"""
+    return speakable(path) == path
 
 
 def is_branch(name: str) -> bool:

@@ -418,7 +418,8 @@ def not_built(spec: TaskSpec, runtime: Runtime | None) -> tuple[str, ...]:
     """The fields that are accepted but without effect in this release (condition NotImplemented). deno enforces what it is told to."""
     trigger, permissions = spec.trigger, spec.permissions
     found = [f"runtime: {spec.runtime}"] if spec.runtime in ("docker", "podman") else []
-    found += [f"trigger.{name}" for name in ("chain", "listen", "ready") if getattr(trigger, name) is not None]
+    found += [f"trigger.{name}" for name in ("chain", "listen", "ready", "deadline") if getattr(trigger, name) is not None]
+    found += [f"trigger.{name}" for name in ("min_ready", "auto_revert") if getattr(trigger, name)]  # 0 and false: as it is
     if trigger.strategy == "rolling":
         found.append("trigger.strategy: rolling")
     if spec.on_failure_chain is not None and spec.on_failure_chain.task:
@@ -429,5 +430,9 @@ def not_built(spec: TaskSpec, runtime: Runtime | None) -> tuple[str, ...]:
         for grant in permissions.env or ():
             if grant.value is None and (grant.secret is not None or (grant.from_ or "").startswith("task:") or grant.if_missing is not None):
                 found.append(f"permissions.env[{grant.name}]")
-    found += [name for name in ("resources", "user", "notify", "provider", "run_inputs", "auto_fix", "mcp_port") if getattr(spec, name) is not None]
+    found += [
+        name
+        for name in ("resources", "user", "labels", "notify", "provider", "run_inputs", "auto_fix", "mcp_port")
+        if getattr(spec, name) is not None
+    ]
     return tuple(found)
